@@ -1,0 +1,1 @@
+"""medseg: give it a scan and a model; get named organs, counted objects, measures and exact files."""

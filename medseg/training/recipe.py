@@ -1,0 +1,48 @@
+"""What a training run needs to be told; kept with the weights so that it can be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from medseg.training.head_synthesis import SynthesisSettings
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """All choices of one run of `medseg.training.loop.train`.
+
+    Attributes:
+        channels: features of the U-Net's levels.
+        strides: down-sampling between them, one fewer than `channels`.
+        steps: optimiser steps, one synthetic head each.
+        learning_rate: at its highest, after warm-up.
+        warm_up_steps: steps of linear rise; afterwards it falls as (1 - done)^0.9.
+        averaging: decay of the running mean of the weights, which is what is kept.
+        easy_fraction: share of the run with T1-like contrast only.
+        widening_fraction: share of the run over which contrast grows to full width.
+        check_every: steps between validations and checkpoints.
+        seed: start of every random choice.
+    """
+
+    channels: tuple[int, ...] = (32, 32, 64, 64, 128, 128, 256)
+    strides: tuple[int, ...] = (2, 1, 2, 1, 2, 1)
+    steps: int = 5000
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    warm_up_steps: int = 100
+    averaging: float = 0.995
+    easy_fraction: float = 0.12
+    widening_fraction: float = 0.35
+    check_every: int = 250
+    seed: int = 0
+    synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        rise = min(1.0, (step + 1) / self.warm_up_steps)
+        return self.learning_rate * rise * (1 - step / self.steps) ** 0.9
+
+    def difficulty_at(self, step: int) -> float:
+        """Width of contrasts at a step: 0 while easy, 1 from the end of the widening on."""
+        done = step / self.steps - self.easy_fraction
+        return min(1.0, max(0.0, done / self.widening_fraction))

@@ -1,0 +1,149 @@
+"""Arrays that know where they lie: intensities, labels, objects.
+
+Array axes are (i, j, k) as stored, the order of `Geometry`. Values are frozen: an operation
+returns a new value, and arrays are shared, not copied, so do not write into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import GeometryError, VolumeError
+from medseg.geometry import Geometry
+from medseg.labels import LabelSet
+
+Array = npt.NDArray[Any]
+
+
+def _check_shape(array: Array, geometry: Geometry) -> None:
+    if array.shape != geometry.shape:
+        raise GeometryError(
+            "GRID_MISMATCH",
+            f"expected an array of shape {geometry.shape}, got {array.shape}; pass its own geometry",
+        )
+
+
+def _turned(array: Array, geometry: Geometry, codes: str) -> Array:
+    axes, flips = geometry.orientation_steps(codes)
+    return np.flip(array.transpose(axes), flips) if flips else array.transpose(axes)
+
+
+def _slices(start: Sequence[int], stop: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Intensities on a grid.
+
+    Attributes:
+        array: `(i, j, k)`, any real number type.
+        geometry: where the voxels lie.
+        modality: `"MR"`, `"CT"`, … as in DICOM, or empty where unknown.
+        source: name of where it came from, without a patient's name; for records only.
+
+    Raises:
+        GeometryError: array and geometry disagree in shape.
+        VolumeError: the array holds no real numbers.
+    """
+
+    array: Array
+    geometry: Geometry
+    modality: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        _check_shape(self.array, self.geometry)
+        if self.array.dtype.kind not in "iufb":
+            raise VolumeError("BAD_VOXELS", f"expected real numbers, got voxels of type {self.array.dtype}")
+
+    def reorient(self, codes: str) -> Self:
+        """The same voxels with axes along other directions, such as `"RAS"`; a view."""
+        return replace(
+            self, array=_turned(self.array, self.geometry, codes), geometry=self.geometry.reorient(codes)
+        )
+
+    def crop(self, start: Sequence[int], stop: Sequence[int]) -> Self:
+        """The part from `start` up to, not including, `stop`, in voxels; a view.
+
+        Raises:
+            GeometryError: the part is empty or reaches outside.
+        """
+        geometry = self.geometry.crop(start, stop)
+        return replace(self, array=self.array[_slices(start, stop)], geometry=geometry)
+
+    def pad(self, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Self:
+        """The volume with voxels of one value added at both ends of each axis."""
+        geometry = self.geometry.pad(before, after)
+        widths = list(zip(before, after, strict=True))
+        return replace(self, array=np.pad(self.array, widths, constant_values=value), geometry=geometry)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelVolume:
+    """Integer classes on a grid; 0 is background.
+
+    Attributes:
+        array: `(i, j, k)`, any integer type.
+        geometry: where the voxels lie.
+        labels: what the integers mean; it may hold classes that do not occur.
+
+    Raises:
+        GeometryError: array and geometry disagree in shape.
+        VolumeError: the array holds no integers.
+    """
+
+    array: Array
+    geometry: Geometry
+    labels: LabelSet = field(default_factory=LabelSet)
+
+    def __post_init__(self) -> None:
+        _check_shape(self.array, self.geometry)
+        if self.array.dtype.kind not in "iu":
+            raise VolumeError(
+                "NOT_LABELS",
+                f"expected integer labels, got voxels of type {self.array.dtype}; round them first",
+            )
+
+    def mask(self, name_or_id: str | int) -> npt.NDArray[np.bool_]:
+        """Where one class is, `(i, j, k)`.
+
+        Raises:
+            VolumeError: no class of that name or id.
+        """
+        return np.asarray(self.array == self.labels.find(name_or_id).id)
+
+    def present_ids(self) -> tuple[int, ...]:
+        """Ids above 0 that occur in the voxels, ascending."""
+        return tuple(int(i) for i in np.unique(self.array) if i > 0)
+
+    def reorient(self, codes: str) -> Self:
+        """The same voxels with axes along other directions, such as `"RAS"`; a view."""
+        return replace(
+            self, array=_turned(self.array, self.geometry, codes), geometry=self.geometry.reorient(codes)
+        )
+
+    def crop(self, start: Sequence[int], stop: Sequence[int]) -> Self:
+        """The part from `start` up to, not including, `stop`, in voxels; a view.
+
+        Raises:
+            GeometryError: the part is empty or reaches outside.
+        """
+        geometry = self.geometry.crop(start, stop)
+        return replace(self, array=self.array[_slices(start, stop)], geometry=geometry)
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceVolume(LabelVolume):
+    """A label map whose ids are objects.
+
+    Attributes:
+        classes: object id -> id of its class in `labels`. Every object that occurs is here.
+    """
+
+    classes: dict[int, int] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The napari plugin of medseg; it translates between viewer and engine and computes nothing."""
