@@ -1,0 +1,29 @@
+"""Fixtures that many test files share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TORCH_THREADS = 2
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of public scans that lies beside the checkout on a developer's machine."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data beside the checkout: these tests need its public scans")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> Iterator[None]:
+    """Keep torch from taking a whole machine; does not load it where a test does without."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > TORCH_THREADS:
+        torch.set_num_threads(TORCH_THREADS)
+    yield
