@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     )
     from medseg.geometry import Geometry
     from medseg.labels import Code, Label, LabelSet
+    from medseg.measure.regions import Region, measure_regions
     from medseg.progress import CancelToken, Progress
     from medseg.resample import resample_labels, resample_volume
+    from medseg.result import Result, RunRecord
     from medseg.volume import InstanceVolume, LabelVolume, Volume
 
 __version__ = "0.1.0"
@@ -47,11 +49,15 @@ __all__ = [
     "ModelNotFoundError",
     "Progress",
     "ReadError",
+    "Region",
+    "Result",
+    "RunRecord",
     "SettingsError",
     "Volume",
     "VolumeError",
     "WriteError",
     "__version__",
+    "measure_regions",
     "resample_labels",
     "resample_volume",
 ]
@@ -72,10 +78,14 @@ _HOME = {
     "ModelNotFoundError": "medseg.errors",
     "Progress": "medseg.progress",
     "ReadError": "medseg.errors",
+    "Region": "medseg.measure.regions",
+    "Result": "medseg.result",
+    "RunRecord": "medseg.result",
     "SettingsError": "medseg.errors",
     "Volume": "medseg.volume",
     "VolumeError": "medseg.errors",
     "WriteError": "medseg.errors",
+    "measure_regions": "medseg.measure.regions",
     "resample_labels": "medseg.resample",
     "resample_volume": "medseg.resample",
 }

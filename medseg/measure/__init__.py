@@ -1,0 +1,1 @@
+"""What is in a label map, and how close it comes to another one."""
