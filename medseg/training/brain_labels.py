@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -124,11 +125,11 @@ def read_head_map(path: Path, labels: HeadLabels) -> HeadMap:
     Raises:
         ValueError: the file holds a label that the tables lack.
     """
-    image = nib.as_closest_canonical(nib.load(path))  # type: ignore[no-untyped-call,arg-type]
-    values = np.asarray(image.dataobj).astype(np.int64)  # type: ignore[attr-defined]
+    image: Any = nib.as_closest_canonical(nib.load(path))
+    values = np.asarray(image.dataobj).astype(np.int64)
     index = np.searchsorted(labels.source_ids, values)
     index = np.minimum(index, len(labels.source_ids) - 1)
     if not np.array_equal(labels.source_ids[index], values):
         raise ValueError(f"{path.name}: expected only labels of the table, got others")
-    affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+    affine = np.asarray(image.affine, dtype=np.float64)
     return HeadMap(index.astype(np.uint8), affine)

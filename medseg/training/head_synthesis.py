@@ -135,9 +135,8 @@ def _thick_slices(image: Tensor, rng: np.random.Generator, spacing_mm: float) ->
     """Average along one axis to slices of up to 8 mm, then interpolate back; `(*shape)`."""
     axis = int(rng.integers(3))
     factor = _uniform(rng, 1.0, 4.0 * 2.0 / spacing_mm)
-    size = list(image.shape)
-    size[axis] = max(2, round(size[axis] / factor))
-    thick = F.adaptive_avg_pool3d(image[None, None], size)
+    size = [max(2, round(n / factor)) if a == axis else n for a, n in enumerate(image.shape)]
+    thick = F.adaptive_avg_pool3d(image[None, None], (size[0], size[1], size[2]))
     return F.interpolate(thick, size=image.shape, mode="trilinear", align_corners=False)[0, 0]
 
 
@@ -169,7 +168,8 @@ def rescale_by_percentiles(image: Tensor, lower: float = 0.5, upper: float = 99.
     """Intensities between two percentiles to 0..1, the rest clipped; any shape."""
     sample = image.reshape(-1)[:: max(1, image.numel() // 200_000)]
     low, high = torch.quantile(sample, torch.tensor([lower / 100, upper / 100]))
-    return ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+    scaled: Tensor = (image - low) / (high - low).clamp_min(1e-6)
+    return scaled.clamp(0, 1)
 
 
 def synthesise(

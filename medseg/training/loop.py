@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from medseg.training.brain_labels import BRAIN_STRUCTURES, HeadLabels, HeadMap
@@ -34,7 +34,7 @@ def build_network(recipe: TrainingRecipe) -> UNet:
 
     BatchNorm, not InstanceNorm: the statistics must not depend on what a window happens to show.
     """
-    return UNet(
+    network = UNet(
         spatial_dims=3,
         in_channels=1,
         out_channels=len(BRAIN_STRUCTURES) + 1,
@@ -43,6 +43,8 @@ def build_network(recipe: TrainingRecipe) -> UNet:
         num_res_units=0,
         norm="batch",
     )
+    # torch's stubs lack this overload of `to`, which halves the time of a step on a CPU.
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
 
 
 @torch.inference_mode()
@@ -83,7 +85,8 @@ def _hard_dice(found: Tensor, truth: Tensor) -> npt.NDArray[np.float64]:
 def _forward(network: nn.Module, image: Tensor) -> Tensor:
     batch = image[None, None].to(memory_format=torch.channels_last_3d)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return network(batch)  # type: ignore[no-any-return]
+        logits: Tensor = network(batch)
+    return logits
 
 
 def train(data: HeadData, recipe: TrainingRecipe, folder: Path, report: Callable[[str], None]) -> nn.Module:
@@ -106,8 +109,7 @@ def train(data: HeadData, recipe: TrainingRecipe, folder: Path, report: Callable
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    network = build_network(recipe).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    average = build_network(recipe).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network, average = build_network(recipe), build_network(recipe)
     average.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
     checkpoint = folder / "checkpoint.pt"
@@ -137,7 +139,8 @@ def train(data: HeadData, recipe: TrainingRecipe, folder: Path, report: Callable
             _append(folder / "log.csv", row)
             report(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
             losses, began = [], time.monotonic()
-    return average.eval()
+    average.eval()
+    return average
 
 
 def _step(
@@ -157,7 +160,7 @@ def _step(
     value = float(loss.detach())
     if not np.isfinite(value):
         raise FloatingPointError(f"step {step}: expected a finite loss, got {value}; lower the learning rate")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimiser.step()
     return value

@@ -40,7 +40,8 @@ class TrainingRecipe:
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         rise = min(1.0, (step + 1) / self.warm_up_steps)
-        return self.learning_rate * rise * (1 - step / self.steps) ** 0.9
+        fall: float = (1 - step / self.steps) ** 0.9
+        return self.learning_rate * rise * fall
 
     def difficulty_at(self, step: int) -> float:
         """Width of contrasts at a step: 0 while easy, 1 from the end of the widening on."""
