@@ -160,20 +160,36 @@ class Geometry:
         return self._moved([-a for a in start], [b - a for a, b in zip(start, stop, strict=True)])
 
     def pad(self, before: Sequence[int], after: Sequence[int]) -> Geometry:
-        """The grid with voxels added at both ends of each axis; old voxels keep their place."""
+        """The grid with voxels added at both ends of each axis; old voxels keep their place.
+
+        Raises:
+            GeometryError: a padding below 0.
+        """
         shape = [b + n + a for b, n, a in zip(before, self.shape, after, strict=True)]
         if min(*before, *after) < 0:
             raise GeometryError("BAD_CROP", "expected a padding of 0 or more, got a negative one; use crop")
         return self._moved(before, shape)
 
     def flip(self, axis: int) -> Geometry:
-        """The grid counted from the other end of one axis."""
+        """The grid counted from the other end of one axis.
+
+        Raises:
+            GeometryError: no such axis.
+        """
+        if axis not in (0, 1, 2):
+            raise GeometryError("BAD_AXIS", f"expected axis 0, 1 or 2, got {axis}; count from the first")
         matrix = np.eye(4)
         matrix[axis, axis], matrix[axis, 3] = -1, self.shape[axis] - 1
         return Geometry(self.shape, self.affine @ matrix)
 
     def transpose(self, axes: Sequence[int]) -> Geometry:
-        """The grid with its axes in another order, as `numpy.transpose` has it."""
+        """The grid with its axes in another order, as `numpy.transpose` has it.
+
+        Raises:
+            GeometryError: `axes` does not name each axis once.
+        """
+        if sorted(axes) != [0, 1, 2]:
+            raise GeometryError("BAD_AXIS", f"expected axes 0, 1 and 2 once each, got {tuple(axes)}")
         a, b, c = axes
         shape = (self.shape[a], self.shape[b], self.shape[c])
         return Geometry(shape, self.affine[:, [a, b, c, 3]])

@@ -113,19 +113,25 @@ class LabelSet:
         return {label.id: label.name for label in self.labels}
 
     def find(self, name_or_id: str | int) -> Label:
-        """The label of that id, or of that name whatever its case.
+        """The label of that id, or of that name whatever its case; words match a name before an id.
 
         Raises:
             VolumeError: there is none.
         """
         wanted = str(name_or_id).strip().lower()
         for label in self.labels:
-            if wanted in (str(label.id), label.name.lower()):
+            if isinstance(name_or_id, str) and label.name.strip().lower() == wanted:
+                return label
+        for label in self.labels:
+            if str(label.id) == wanted:
                 return label
         known = ", ".join(label.name for label in self.labels[:12]) + (", …" if len(self) > 12 else "")
         raise VolumeError("UNKNOWN_LABEL", f"expected one of: {known or 'no labels'}; got {name_or_id!r}")
 
     def completed(self, ids: Iterable[int]) -> LabelSet:
-        """This set plus unnamed labels for ids that it lacks; 0 is left out."""
+        """This set plus labels called `label 5`, … for ids that it lacks; 0 is left out."""
         missing = sorted({int(i) for i in ids} - set(self.ids) - {0})
-        return LabelSet(self.labels + LabelSet.unnamed(missing).labels)
+        taken = set(self.names.values())
+        names = {i: f"label {i}" for i in missing}
+        names |= {i: f"{name} (id {i})" for i, name in names.items() if name in taken}
+        return LabelSet(self.labels + LabelSet.from_names(names).labels)

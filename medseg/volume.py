@@ -78,7 +78,17 @@ class Volume:
         return replace(self, array=self.array[_slices(start, stop)], geometry=geometry)
 
     def pad(self, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Self:
-        """The volume with voxels of one value added at both ends of each axis."""
+        """The volume with voxels of one value added at both ends of each axis.
+
+        Raises:
+            GeometryError: a padding below 0.
+            VolumeError: the voxels' type cannot hold the value.
+        """
+        kind = self.array.dtype
+        if kind.kind in "iu" and not (np.iinfo(kind).min <= value <= np.iinfo(kind).max):
+            raise VolumeError(
+                "BAD_VOXELS", f"expected a value that {kind} can hold, got {value}; pad a wider type"
+            )
         geometry = self.geometry.pad(before, after)
         widths = list(zip(before, after, strict=True))
         return replace(self, array=np.pad(self.array, widths, constant_values=value), geometry=geometry)
@@ -147,3 +157,13 @@ class InstanceVolume(LabelVolume):
     """
 
     classes: dict[int, int] = field(default_factory=dict)
+
+    def mask(self, name_or_id: str | int) -> npt.NDArray[np.bool_]:
+        """Where the objects of one class are, `(i, j, k)`.
+
+        Raises:
+            VolumeError: no class of that name or id.
+        """
+        wanted = self.labels.find(name_or_id).id
+        objects = [object_id for object_id, class_id in self.classes.items() if class_id == wanted]
+        return np.asarray(np.isin(self.array, objects))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,8 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _few_threads() -> Iterator[None]:
+def _few_threads() -> None:
     """Keep torch from taking a whole machine; does not load it where a test does without."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() > TORCH_THREADS:
         torch.set_num_threads(TORCH_THREADS)
-    yield

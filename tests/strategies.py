@@ -68,7 +68,7 @@ def geometries(
 
 
 @st.composite
-def volumes(draw: st.DrawFn, dtype: str = "float32", **grid: Any) -> Volume:
+def volumes(draw: st.DrawFn, /, dtype: str = "float32", **grid: Any) -> Volume:
     """Noise on any grid; `grid` as in `geometries`."""
     geometry = draw(geometries(**grid))
     noise = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).normal(100, 40, geometry.shape)
@@ -76,7 +76,7 @@ def volumes(draw: st.DrawFn, dtype: str = "float32", **grid: Any) -> Volume:
 
 
 @st.composite
-def label_volumes(draw: st.DrawFn, *, classes: int = 3, dtype: str = "uint8", **grid: Any) -> LabelVolume:
+def label_volumes(draw: st.DrawFn, /, *, classes: int = 3, dtype: str = "uint8", **grid: Any) -> LabelVolume:
     """Random labels 0..classes on any grid, each class named; `grid` as in `geometries`."""
     geometry = draw(geometries(**grid))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
