@@ -1,0 +1,1 @@
+"""The sliding window: planned, run in slabs, decided, brought home."""

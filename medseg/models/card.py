@@ -1,0 +1,163 @@
+"""All that a model says of itself: the plan of one inference, as data.
+
+Recipes of every format are lowered to a `Card`; nothing after this knows where it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from medseg.errors import ModelError
+from medseg.geometry import AXIS_PAIRS
+from medseg.labels import LabelSet
+from medseg.models.intensity_steps import IntensityStep
+
+Blend = Literal["constant", "gaussian"]
+PaddingMode = Literal["constant", "reflect", "replicate", "circular"]
+Activation = Literal["softmax", "sigmoid", "none"]
+Home = Literal["scores-linear", "labels-nearest"]
+
+
+def _require(is_right: bool, expected: str, got: object) -> None:
+    if not is_right:
+        raise ModelError("BAD_CARD", f"expected {expected}, got {got}; repair the model's recipe")
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """How the network is moved over the grid.
+
+    Attributes:
+        size: voxels of a window along i, j, k of the card's grid.
+        overlap_fraction: part of a window that the next one shares, 0 <= f < 1.
+        blend: weights of a window's voxels, equal or falling from its centre.
+        sigma_scale: standard deviation of the Gaussian as a part of the window's size.
+        padding_mode: how an image smaller than a window is filled up.
+        padding_value: value of constant padding, in units after the intensity steps.
+    """
+
+    size: tuple[int, int, int]
+    overlap_fraction: float = 0.25
+    blend: Blend = "constant"
+    sigma_scale: float = 0.125
+    padding_mode: PaddingMode = "constant"
+    padding_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(len(self.size) == 3 and min(self.size) >= 1, "three window sizes of at least 1", self.size)
+        _require(0 <= self.overlap_fraction < 1, "an overlap from 0 to below 1", self.overlap_fraction)
+        _require(self.blend in ("constant", "gaussian"), "constant or gaussian blending", self.blend)
+        _require(self.sigma_scale > 0, "a Gaussian wider than 0", self.sigma_scale)
+        modes = ("constant", "reflect", "replicate", "circular")
+        _require(self.padding_mode in modes, f"one of {modes} as padding", self.padding_mode)
+        _require(math.isfinite(self.padding_value), "a finite padding value", self.padding_value)
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """Which network, built how, with which weights.
+
+    Attributes:
+        target: dotted name of its class, such as `"monai.networks.nets.UNet"`.
+        arguments: keyword arguments of its constructor, plain JSON values; do not write into it.
+        weights_file: path of the weights inside the model's folder, with `/`.
+    """
+
+    target: str
+    arguments: Mapping[str, Any]
+    weights_file: str
+
+    def __post_init__(self) -> None:
+        _require(bool(self.target.strip()), "a network's name", repr(self.target))
+        _require(bool(self.weights_file.strip()), "a weights file", repr(self.weights_file))
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model is, what it wants to see, and what its answers mean.
+
+    Attributes:
+        name: short name, as typed on the command line.
+        version: of the model.
+        description: a sentence or more for people.
+        licence: SPDX name or a sentence.
+        modality: `"MR"`, `"CT"`, … as in DICOM, or empty where the recipe does not say.
+        labels: classes of the result.
+        output_ids: label id of every network channel, 0 for background.
+        in_channels: images that the network wants at once.
+        orientation: axis codes of the card's grid, such as `"RAS"`; None keeps the source's.
+        spacing_mm: voxel spacing of the card's grid along its axes; None keeps the source's.
+        intensity: steps in order, on the card's grid.
+        window: how the network is moved over the grid.
+        activation: what turns averaged answers into scores.
+        threshold: None where the highest score decides; else each channel whose score exceeds it
+            claims the voxel, and later channels win over earlier ones.
+        home: whether scores are interpolated to the source grid before the decision, or labels after.
+        network: class, arguments, weights.
+        notes: what was left out or changed when the recipe was read; not part of the hash.
+
+    Raises:
+        ModelError: `BAD_CARD`, a value that cannot be or values that contradict each other.
+    """
+
+    name: str
+    version: str
+    description: str
+    licence: str
+    modality: str
+    labels: LabelSet
+    output_ids: tuple[int, ...]
+    in_channels: int
+    orientation: str | None
+    spacing_mm: tuple[float, float, float] | None
+    intensity: tuple[IntensityStep, ...]
+    window: SlidingWindow
+    activation: Activation
+    home: Home
+    network: NetworkRecipe
+    threshold: float | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name.strip()), "a model name", repr(self.name))
+        _require(self.in_channels >= 1, "at least one input channel", self.in_channels)
+        _require(self.activation in ("softmax", "sigmoid", "none"), "a known activation", self.activation)
+        _require(self.home in ("scores-linear", "labels-nearest"), "a known way home", self.home)
+        if self.spacing_mm is not None:
+            fine = len(self.spacing_mm) == 3 and all(math.isfinite(s) and s > 0 for s in self.spacing_mm)
+            _require(fine, "three spacings above 0 mm", self.spacing_mm)
+        if self.orientation is not None:
+            axes = [axis for c in self.orientation for axis, pair in enumerate(AXIS_PAIRS) if c in pair]
+            fine = len(self.orientation) == 3 and sorted(axes) == [0, 1, 2]
+            _require(fine, "axis codes such as RAS", repr(self.orientation))
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        named = set(self.labels.ids)
+        unnamed = [i for i in self.output_ids if i != 0 and i not in named]
+        _require(not unnamed, "a label for every output channel", f"channels of unnamed ids {unnamed[:8]}")
+        _require(any(self.output_ids), "at least one channel that is not background", self.output_ids)
+        if self.threshold is None:
+            _require(len(self.output_ids) >= 2, "two or more channels to choose from", len(self.output_ids))
+            _require(0 in self.output_ids, "a background channel", self.output_ids[:8])
+        else:
+            _require(math.isfinite(self.threshold), "a finite threshold", self.threshold)
+
+    @property
+    def out_channels(self) -> int:
+        """Number of the network's output channels."""
+        return len(self.output_ids)
+
+    @property
+    def sha256(self) -> str:
+        """A stable fingerprint of everything that decides the answer, but not of the weights' bytes."""
+        content = asdict(self)
+        del content["notes"]
+        content["intensity"] = [{"step": type(s).__name__, **asdict(s)} for s in self.intensity]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()

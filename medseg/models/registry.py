@@ -1,0 +1,98 @@
+"""Which models are at hand, and where.
+
+Two shelves: models that come with medseg, and the user's folder. Listing reads small JSON files
+and imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.errors import ModelError, ModelNotFoundError
+from medseg.models.bundle import is_bundle, read_bundle
+from medseg.models.card import Card
+
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+"""Models that come with medseg."""
+
+FOLDER_VARIABLE = "MEDSEG_MODELS"
+"""Environment variable that names another folder for the user's own models."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model that can be asked for by name.
+
+    Attributes:
+        name: what to ask for.
+        path: its folder.
+        shelf: `"bundled"` or `"user"`.
+        card: what it says of itself, or None where it cannot be read.
+        problem: why it cannot be read, or empty.
+    """
+
+    name: str
+    path: Path
+    shelf: str
+    card: Card | None
+    problem: str = ""
+
+
+def user_folder() -> Path:
+    """Where the user's own models lie; it need not exist."""
+    if stated := os.environ.get(FOLDER_VARIABLE):
+        return Path(stated).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_path("medseg", appauthor=False)) / "models"
+
+
+def _folders() -> dict[str, tuple[Path, str]]:
+    """Name to (folder, shelf); the user's own model wins over a bundled one of that name."""
+    found: dict[str, tuple[Path, str]] = {}
+    for shelf, folder in (("bundled", BUNDLED_FOLDER), ("user", user_folder())):
+        if folder.is_dir():
+            models = (path for path in sorted(folder.iterdir()) if path.is_dir() and is_bundle(path))
+            found.update({path.name: (path, shelf) for path in models})
+    return found
+
+
+def list_models() -> tuple[ModelEntry, ...]:
+    """Every model at hand, by name; a damaged one is listed with its problem."""
+    entries = []
+    for name, (path, shelf) in sorted(_folders().items()):
+        try:
+            entries.append(ModelEntry(name, path, shelf, read_bundle(path)))
+        except ModelError as error:
+            entries.append(ModelEntry(name, path, shelf, None, f"[{error.code}] {error}"))
+    return tuple(entries)
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of a model.
+
+    Args:
+        name_or_path: name from `list_models`, or the path of a model's folder.
+
+    Raises:
+        ModelNotFoundError: `UNKNOWN_MODEL`, naming what there is; `NOT_A_MODEL`, a path that exists
+            but holds no model.
+    """
+    folders = _folders()
+    if isinstance(name_or_path, str) and name_or_path in folders:
+        return folders[name_or_path][0]
+    path = Path(name_or_path).expanduser()
+    if path.is_dir() and is_bundle(path):
+        return path
+    if path.exists():
+        raise ModelNotFoundError(
+            "NOT_A_MODEL",
+            f"expected a MONAI bundle folder with configs/metadata.json, got {path.name!r} without it",
+        )
+    known = ", ".join(sorted(folders)) or "none yet"
+    raise ModelNotFoundError(
+        "UNKNOWN_MODEL",
+        f"expected the name of a model or a bundle folder, got {path.name!r}; models at hand: {known}",
+    )

@@ -1,0 +1,131 @@
+"""Weights from a file into a network, without running what the file may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WRAPPERS = ("state_dict", "model", "network_weights")
+"""Keys under which training programs put the state dict beside other things."""
+
+_PREFIXES = ("module.", "_orig_mod.")
+"""What data-parallel and compiled training put before every key."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a `.safetensors` file, or of a `.pt`/`.pth` checkpoint.
+
+    Checkpoints are read with `weights_only=True`, so a pickle cannot run anything.
+
+    Raises:
+        ModelError: `WEIGHTS_MISSING`, `WEIGHTS_CORRUPTED`, or `NOT_WEIGHTS` where the file holds no
+            table of tensors.
+    """
+    if not path.is_file():
+        raise ModelError(
+            "WEIGHTS_MISSING", f"expected weights in {path.name}, got no such file; install the model again"
+        )
+    content: object
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+
+            try:
+                content = load_file(path)
+            except SafetensorError as error:
+                raise _corrupted(path) from error
+        else:
+            import torch
+
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path):
+            raise ModelError(
+                "CODE_REFUSED",
+                f"expected plain tensors in {path.name}, got a pickle that asks for other code; "
+                "save it again as a state dict or as safetensors",
+            ) from error
+        raise _corrupted(path) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError) as error:
+        raise _corrupted(path) from error
+    return _state_dict(content, path.name)
+
+
+def _corrupted(path: Path) -> ModelError:
+    return ModelError(
+        "WEIGHTS_CORRUPTED",
+        f"expected a whole checkpoint in {path.name}, got a damaged file; install the model again",
+    )
+
+
+def _state_dict(content: object, file_name: str) -> dict[str, Tensor]:
+    import torch
+
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    is_table = isinstance(content, Mapping) and all(isinstance(v, torch.Tensor) for v in content.values())
+    if not is_table or not content or not isinstance(content, Mapping):
+        raise ModelError(
+            "NOT_WEIGHTS",
+            f"expected a table of tensors in {file_name}, got {type(content).__name__}; save its state dict",
+        )
+    table: dict[str, Tensor] = {}
+    for key, tensor in content.items():
+        name = str(key)
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        table[name] = tensor
+    return table
+
+
+def load_into(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a network, all of them or none.
+
+    Raises:
+        ModelError: `WEIGHTS_MISMATCH`, naming keys that lack, are too many, or differ in shape;
+            `WEIGHTS_NOT_FINITE`, weights that are no numbers.
+    """
+    wanted = network.state_dict()
+    missing = sorted(set(wanted) - set(weights))
+    unknown = sorted(set(weights) - set(wanted))
+    shapes = [
+        f"{key} {tuple(weights[key].shape)} for {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in weights and weights[key].shape != wanted[key].shape
+    ]
+    findings = (("missing", missing), ("unknown", unknown), ("other shape", shapes))
+    parts = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in findings if keys]
+    if parts:
+        raise ModelError(
+            "WEIGHTS_MISMATCH",
+            f"expected the weights of this network, got {'; '.join(parts)}; they belong to another network",
+        )
+    broken = [key for key, value in weights.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ModelError(
+            "WEIGHTS_NOT_FINITE",
+            f"expected finite weights, got NaN or infinity in {_some(broken)}; train or download them again",
+        )
+    network.load_state_dict(dict(weights))
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (", …" if len(keys) > 4 else "")
