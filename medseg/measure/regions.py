@@ -88,7 +88,7 @@ def measure_regions(labels: LabelVolume, image: Volume | None = None) -> tuple[R
         require_same_grid(labels.geometry, image.geometry, "labels and image")
     ids = occurring_ids(labels.array)
     sums = _Sums(ids, image is not None)
-    for offset, slab, values in _slabs(labels.array, None if image is None else image.array):
+    for offset, slab, values in slabs(labels.array, None if image is None else image.array):
         sums.add(offset, slab, values)
     return _rows(labels, sums)
 
@@ -109,11 +109,11 @@ def occurring_ids(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     highest = int(array.max()) if array.size else 0
     if highest < DENSE_ID_LIMIT:
         seen = np.zeros(highest + 1, dtype=bool)
-        for _, slab, _ in _slabs(array, None):
+        for _, slab, _ in slabs(array, None):
             seen[slab.ravel()] = True
         found = np.flatnonzero(seen).astype(array.dtype)
     else:
-        parts = [np.unique(slab) for _, slab, _ in _slabs(array, None)]
+        parts = [np.unique(slab) for _, slab, _ in slabs(array, None)]
         found = np.unique(np.concatenate(parts))
     return found[found > 0]
 
@@ -135,16 +135,24 @@ def index_of_ids(ids: npt.NDArray[Any], values: npt.NDArray[Any]) -> Integers:
     return np.asarray(np.searchsorted(ids, values), dtype=np.int64)
 
 
-def _slabs(
-    array: npt.NDArray[Any], image: npt.NDArray[Any] | None
-) -> Iterator[tuple[tuple[int, int, int], npt.NDArray[Any], npt.NDArray[Any] | None]]:
-    """Cut along the axis that is slowest in memory: (index of the first voxel, labels, intensities)."""
+def slabs(
+    array: npt.NDArray[Any], other: npt.NDArray[Any] | None
+) -> Iterator[tuple[tuple[int, int, int], npt.NDArray[Any], Any]]:
+    """Parts of bounded size of one or two arrays, cut along the axis that is slowest in memory.
+
+    Args:
+        array: `(i, j, k)`.
+        other: `(i, j, k)` of the same shape, or None.
+
+    Yields:
+        Index of the part's first voxel, the part, and the same part of the other (or None).
+    """
     axis = int(np.argmax(np.abs(array.strides)))
     thickness = max(1, SLAB_VOXELS * array.shape[axis] // max(1, array.size))
     for start in range(0, array.shape[axis], thickness):
         part = tuple(slice(start, start + thickness) if a == axis else slice(None) for a in range(3))
         offset = (start if axis == 0 else 0, start if axis == 1 else 0, start if axis == 2 else 0)
-        yield offset, array[part], None if image is None else image[part]
+        yield offset, array[part], None if other is None else other[part]
 
 
 class _Sums:
