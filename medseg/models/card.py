@@ -49,7 +49,7 @@ class SlidingWindow:
     padding_value: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(len(self.size) == 3 and min(self.size) >= 1, "three window sizes of at least 1", self.size)
+        _require([n >= 1 for n in self.size] == [True] * 3, "three window sizes of at least 1", self.size)
         _require(0 <= self.overlap_fraction < 1, "an overlap from 0 to below 1", self.overlap_fraction)
         _require(self.blend in ("constant", "gaussian"), "constant or gaussian blending", self.blend)
         _require(self.sigma_scale > 0, "a Gaussian wider than 0", self.sigma_scale)
@@ -129,8 +129,8 @@ class Card:
         _require(self.activation in ("softmax", "sigmoid", "none"), "a known activation", self.activation)
         _require(self.home in ("scores-linear", "labels-nearest"), "a known way home", self.home)
         if self.spacing_mm is not None:
-            fine = len(self.spacing_mm) == 3 and all(math.isfinite(s) and s > 0 for s in self.spacing_mm)
-            _require(fine, "three spacings above 0 mm", self.spacing_mm)
+            positive = [math.isfinite(s) and s > 0 for s in self.spacing_mm]
+            _require(positive == [True] * 3, "three spacings above 0 mm", self.spacing_mm)
         if self.orientation is not None:
             axes = [axis for c in self.orientation for axis, pair in enumerate(AXIS_PAIRS) if c in pair]
             fine = len(self.orientation) == 3 and sorted(axes) == [0, 1, 2]

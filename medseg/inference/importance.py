@@ -1,0 +1,37 @@
+"""How much each voxel of a window counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medseg.models.card import Blend
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST_WEIGHT = 1e-3
+"""Weights are not smaller than this, nor than the smallest of the map."""
+
+
+def importance_map(size: tuple[int, int, int], blend: Blend, sigma_scale: float = 0.125) -> Tensor:
+    """Weights of a window's voxels, the same as `monai.data.utils.compute_importance_map`.
+
+    Args:
+        size: voxels of a window.
+        blend: `"constant"`: all 1. `"gaussian"`: product of one Gaussian per axis, 1 at the
+            centre, of standard deviation `sigma_scale * size`.
+        sigma_scale: part of the window's size.
+
+    Returns:
+        `(i, j, k)` float32 on the CPU.
+    """
+    import torch
+
+    if blend == "constant":
+        return torch.ones(size)
+    result = torch.ones(())
+    for length in size:
+        offset = torch.arange(-(length - 1) / 2.0, (length - 1) / 2.0 + 1)
+        gaussian = torch.exp(offset**2 / (-2 * (sigma_scale * length) ** 2))
+        result = result.unsqueeze(-1) * gaussian
+    return result.clamp_(min=max(float(result.min()), SMALLEST_WEIGHT))

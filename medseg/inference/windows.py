@@ -1,0 +1,90 @@
+"""Where the sliding window stops: integers only.
+
+The same positions as `monai.inferers.sliding_window_inference`: an image smaller than a window is
+padded on both sides, the step is a whole part of the window, the last window is moved back inside.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """All positions of a window on a grid.
+
+    Attributes:
+        image_shape: voxels of the image.
+        size: voxels of a window.
+        before: voxels of padding before the image along each axis.
+        padded_shape: voxels of the image with padding.
+        starts: first index of the windows along each axis, ascending, on the padded image.
+    """
+
+    image_shape: Triple
+    size: Triple
+    before: Triple
+    padded_shape: Triple
+    starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+        return len(self.starts[0]) * len(self.starts[1]) * len(self.starts[2])
+
+    @property
+    def after(self) -> Triple:
+        """Voxels of padding after the image along each axis."""
+        i, j, k = (
+            p - b - n for p, b, n in zip(self.padded_shape, self.before, self.image_shape, strict=True)
+        )
+        return i, j, k
+
+    def layers(self) -> Iterator[tuple[int, int, tuple[Triple, ...]]]:
+        """Windows in the order of work: one layer of equal k after another.
+
+        Yields:
+            First k of the layer's windows, first k that the next layer may still change (the end of
+            the padded image after the last layer), and the first voxel of each window.
+        """
+        ends = (*self.starts[2][1:], self.padded_shape[2])
+        for start, end in zip(self.starts[2], ends, strict=True):
+            corners = itertools.product(self.starts[0], self.starts[1])
+            yield start, end, tuple((i, j, start) for i, j in corners)
+
+
+def place_windows(image_shape: Triple, size: Triple, overlap_fraction: float) -> WindowGrid:
+    """Positions of all windows.
+
+    Args:
+        image_shape: voxels of the image.
+        size: voxels of a window.
+        overlap_fraction: part that neighbours share, 0 <= f < 1.
+    """
+    padding = [max(0, w - n) for w, n in zip(size, image_shape, strict=True)]
+    before = [p // 2 for p in padding]
+    padded = [max(w, n) for w, n in zip(size, image_shape, strict=True)]
+    starts = [_starts(n, w, overlap_fraction) for n, w in zip(padded, size, strict=True)]
+    return WindowGrid(
+        image_shape,
+        size,
+        (before[0], before[1], before[2]),
+        (padded[0], padded[1], padded[2]),
+        (starts[0], starts[1], starts[2]),
+    )
+
+
+def _starts(length: int, size: int, overlap_fraction: float) -> tuple[int, ...]:
+    if length == size:
+        return (0,)
+    step = max(1, int(size * (1 - overlap_fraction)))
+    starts = []
+    for start in range(0, length, step):
+        starts.append(min(start, length - size))
+        if start + size >= length:
+            break
+    return tuple(starts)

@@ -1,0 +1,131 @@
+"""A scan as a network wants to see it: float32 on the card's grid.
+
+The card's grid is the source's, reoriented and respaced about the same centre, so its axes stay
+parallel to the source's: an oblique scan is answered in its own frame, as MONAI's `Orientation`
+and `Spacing` do. It differs from MONAI's `Spacing` in that voxel centres stay where they are in
+the world. A sheared grid (gantry tilt) is first resampled onto a grid of right angles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from medseg.errors import GeometryError, VolumeError
+from medseg.geometry import MAX_VOXELS, Geometry
+from medseg.models.card import Card
+from medseg.preprocess.intensity import apply_intensity
+from medseg.resample import resample_volume
+from medseg.volume import Volume
+
+THINNEST_VOXELS = 2
+"""Fewer voxels along an axis make a picture, not a volume."""
+
+
+def card_grid(source: Geometry, card: Card) -> Geometry:
+    """The grid on which a card's network works.
+
+    Args:
+        source: grid of the scan; axes at right angles.
+        card: gives orientation and spacing.
+
+    Raises:
+        GeometryError: `GRID_TOO_LARGE`, the field of view at that spacing has too many voxels.
+    """
+    grid = source.reorient(card.orientation) if card.orientation is not None else source
+    if card.spacing_mm is None:
+        return grid
+    extent = np.array(grid.shape) * grid.spacing_mm
+    if float(np.prod(np.maximum(1.0, extent / card.spacing_mm + 1))) > MAX_VOXELS:
+        raise GeometryError(
+            "GRID_TOO_LARGE",
+            f"expected a field of view that a spacing of {card.spacing_mm} mm can fill, got "
+            f"{' x '.join(f'{e:.0f}' for e in extent)} mm; check the voxel size in the header",
+        )
+    if np.allclose(grid.spacing_mm, card.spacing_mm, rtol=1e-4, atol=0):
+        return grid
+    return grid.respace(card.spacing_mm)
+
+
+def straight_grid(source: Geometry) -> Geometry:
+    """A grid of right angles that covers a sheared one, with its spacing.
+
+    Its axes are the closest rotation to the source's directions (orthogonal Procrustes problem,
+    Schönemann 1966); a source that is orthogonal within tolerance is returned itself.
+    """
+    if source.is_orthogonal:
+        return source
+    left, _, right = np.linalg.svd(source.directions)
+    axes = left @ right
+    corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+    outer = corners * np.array(source.shape) - 0.5
+    along = source.to_world(outer) @ axes
+    low, high = along.min(axis=0), along.max(axis=0)
+    spacing = np.array(source.spacing_mm)
+    shape = np.maximum(1, np.ceil((high - low) / spacing - 1e-6)).astype(int)
+    affine = np.eye(4)
+    affine[:3, :3] = axes * spacing
+    middle = axes @ ((low + high) / 2)
+    affine[:3, 3] = middle - affine[:3, :3] @ ((shape - 1) / 2)
+    return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def check_volume(volume: Volume) -> None:
+    """Return if a volume can be segmented at all.
+
+    Raises:
+        VolumeError: `TOO_THIN`, `ALL_NAN` or `CONSTANT_VOLUME`.
+    """
+    if min(volume.geometry.shape) < THINNEST_VOXELS:
+        raise VolumeError(
+            "TOO_THIN",
+            f"expected a volume of at least {THINNEST_VOXELS} voxels along each axis, got "
+            f"{' x '.join(map(str, volume.geometry.shape))}; a 3D model needs the whole stack, not one slice",
+        )
+    low, high = _finite_range(volume)
+    if low > high:
+        raise VolumeError("ALL_NAN", "expected intensities, got no finite voxel; export the scan again")
+    if low == high:
+        raise VolumeError(
+            "CONSTANT_VOLUME",
+            f"expected intensities that differ, got {low:g} in every voxel; export the scan again",
+        )
+
+
+def _finite_range(volume: Volume) -> tuple[float, float]:
+    """Lowest and highest finite voxel; (inf, -inf) if there is none. Plane by plane."""
+    low, high = np.inf, -np.inf
+    for k in range(volume.geometry.shape[2]):
+        plane = volume.array[:, :, k]
+        if plane.dtype.kind == "f":
+            plane = plane[np.isfinite(plane)]
+        if plane.size:
+            low, high = min(low, float(plane.min())), max(high, float(plane.max()))
+    return low, high
+
+
+def prepare(volume: Volume, card: Card) -> Volume:
+    """Reorient, resample and scale a scan for a card's network.
+
+    Voxels that are not finite take the lowest finite intensity: they are what a scanner or a
+    program left empty.
+
+    Args:
+        volume: source; axes at right angles (`straight_grid`).
+        card: gives orientation, spacing, intensity steps.
+
+    Returns:
+        float32 volume on `card_grid(volume.geometry, card)`.
+
+    Raises:
+        VolumeError: `TOO_THIN`, `ALL_NAN` or `CONSTANT_VOLUME`.
+    """
+    check_volume(volume)
+    grid = card_grid(volume.geometry, card)
+    low, _ = _finite_range(volume)
+    array = volume.array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        array = np.where(np.isfinite(array), array, array.dtype.type(low))
+    on_grid = resample_volume(replace(volume, array=array), grid, fill=low)
+    return replace(on_grid, array=apply_intensity(on_grid.array, card.intensity))
