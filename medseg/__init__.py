@@ -24,8 +24,15 @@ if TYPE_CHECKING:
         WriteError,
     )
     from medseg.geometry import Geometry
+    from medseg.inference.plan import InferencePlan, plan_inference
+    from medseg.inference.predict import predict
+    from medseg.inference.settings import InferenceSettings
     from medseg.labels import Code, Label, LabelSet
     from medseg.measure.regions import Region, measure_regions
+    from medseg.models.card import Card
+    from medseg.models.loading import Model, load_model
+    from medseg.models.registry import ModelEntry, list_models
+    from medseg.pipeline import segment
     from medseg.progress import CancelToken, Progress
     from medseg.resample import resample_labels, resample_volume
     from medseg.result import Result, RunRecord
@@ -36,15 +43,20 @@ __version__ = "0.1.0"
 __all__ = [
     "CancelToken",
     "CancelledError",
+    "Card",
     "Code",
     "DeviceMemoryError",
     "Geometry",
     "GeometryError",
+    "InferencePlan",
+    "InferenceSettings",
     "InstanceVolume",
     "Label",
     "LabelSet",
     "LabelVolume",
     "MedsegError",
+    "Model",
+    "ModelEntry",
     "ModelError",
     "ModelNotFoundError",
     "Progress",
@@ -57,23 +69,33 @@ __all__ = [
     "VolumeError",
     "WriteError",
     "__version__",
+    "list_models",
+    "load_model",
     "measure_regions",
+    "plan_inference",
+    "predict",
     "resample_labels",
     "resample_volume",
+    "segment",
 ]
 
 _HOME = {
     "CancelToken": "medseg.progress",
     "CancelledError": "medseg.errors",
+    "Card": "medseg.models.card",
     "Code": "medseg.labels",
     "DeviceMemoryError": "medseg.errors",
     "Geometry": "medseg.geometry",
     "GeometryError": "medseg.errors",
+    "InferencePlan": "medseg.inference.plan",
+    "InferenceSettings": "medseg.inference.settings",
     "InstanceVolume": "medseg.volume",
     "Label": "medseg.labels",
     "LabelSet": "medseg.labels",
     "LabelVolume": "medseg.volume",
     "MedsegError": "medseg.errors",
+    "Model": "medseg.models.loading",
+    "ModelEntry": "medseg.models.registry",
     "ModelError": "medseg.errors",
     "ModelNotFoundError": "medseg.errors",
     "Progress": "medseg.progress",
@@ -85,9 +107,14 @@ _HOME = {
     "Volume": "medseg.volume",
     "VolumeError": "medseg.errors",
     "WriteError": "medseg.errors",
+    "list_models": "medseg.models.registry",
+    "load_model": "medseg.models.loading",
     "measure_regions": "medseg.measure.regions",
+    "plan_inference": "medseg.inference.plan",
+    "predict": "medseg.inference.predict",
     "resample_labels": "medseg.resample",
     "resample_volume": "medseg.resample",
+    "segment": "medseg.pipeline",
 }
 
 
