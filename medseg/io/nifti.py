@@ -24,7 +24,7 @@ from medseg.io.files import data_file_beside, opened, whole_file
 from medseg.io.label_table import caret_xml, labels_from_caret_xml
 from medseg.io.nifti_header import MAX_EXTENSION_BYTES, NiftiHeader, extensions, parse_header
 from medseg.io.stored import Encoding, Inflater, StoredVoxels, read_stored, write_stored
-from medseg.io.voxels import as_labels, as_volume, label_ids, rescaled
+from medseg.io.voxels import as_labels, as_volume, label_ids, plain_type, rescaled
 from medseg.labels import LabelSet
 from medseg.volume import Array, LabelVolume, Volume
 
@@ -138,7 +138,7 @@ def _partner(path: Path, kind: str) -> str:
 
 
 def _write(array: Array, geometry: Geometry, path: Path, label_xml: bytes) -> None:
-    array = array.astype(_writable_type(array.dtype), copy=False)
+    array = array.astype(plain_type(array.dtype), copy=False)
     extension = b""
     if label_xml:
         size = -(-(len(label_xml) + 8) // 16) * 16
@@ -149,15 +149,6 @@ def _write(array: Array, geometry: Geometry, path: Path, label_xml: bytes) -> No
     encoding = Encoding.GZIP if _is_packed(path) else Encoding.RAW
     with whole_file(path) as stream:
         write_stored(stream, array, encoding, prefix=head)
-
-
-def _writable_type(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The type itself where NIfTI has it, else the smallest that holds all its values."""
-    if dtype.kind == "b":
-        return np.dtype(np.uint8)
-    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
-        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
-    return dtype.newbyteorder("<")
 
 
 def _header_bytes(array: Array, geometry: Geometry, extension_bytes: int) -> bytes:

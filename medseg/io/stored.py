@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -129,11 +129,11 @@ def read_stored(stored: StoredVoxels) -> Array:
         stream.seek(stored.offset)
         if stored.encoding is Encoding.RAW:
             stream.seek(stored.skip, os.SEEK_CUR)
-            _require_all(stream.readinto(data), data.size)
+            _require_all(stream.readinto(data.data), data.size)
         else:
             inflater = Inflater(stream, stored.encoding)
             inflater.skip(stored.skip)
-            _require_all(inflater.read_into(memoryview(data)), data.size)
+            _require_all(inflater.read_into(data.data), data.size)
             inflater.finish()
     array = data.view(stored.dtype)
     if not stored.dtype.isnative:
@@ -164,13 +164,13 @@ def write_stored(stream: IO[bytes], array: Array, encoding: Encoding, prefix: by
         stream.write(packer.flush())
 
 
-def _bytes_in_order(array: Array) -> Iterator[bytes | memoryview]:
+def _bytes_in_order(array: Array) -> Iterator[bytes]:
     slices = [array] if array.flags.f_contiguous else (array[..., k] for k in range(array.shape[-1]))
     for part in slices:
         flat = np.asfortranarray(part).ravel(order="F")
         flat = flat.astype(flat.dtype.newbyteorder("<"), copy=False).view(np.uint8)
         for start in range(0, flat.size, WRITTEN_BLOCK):
-            yield memoryview(flat[start : start + WRITTEN_BLOCK])
+            yield flat[start : start + WRITTEN_BLOCK].tobytes()
 
 
 def _require_all(got: int, expected: int) -> None:
@@ -194,7 +194,7 @@ class Inflater:
         self._stream = stream
         self._window = encoding.value
         self._new = isal_zlib.decompressobj
-        self._error: type[Exception] = isal_zlib.error
+        self._error = cast("type[Exception]", isal_zlib.error)
         self._member = self._new(wbits=self._window)
         self._packed = b""
 

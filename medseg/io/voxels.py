@@ -79,6 +79,18 @@ def _rescaled_whole(array: Array, slope: float, intercept: float) -> Array | Non
     return None
 
 
+def plain_type(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The little-endian type in which every format can store these voxels without loss.
+
+    `bool` becomes uint8, half floats float32, floats of more than 8 bytes float64.
+    """
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return dtype.newbyteorder("<")
+
+
 def as_volume(array: Array, geometry: Geometry, source: str) -> Volume:
     """Intensities, all finite.
 
