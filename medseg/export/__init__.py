@@ -1,0 +1,1 @@
+"""Results as files that others open: tables, DICOM objects, meshes, pages."""
