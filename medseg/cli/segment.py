@@ -1,0 +1,97 @@
+"""`medseg segment`: a scan in, a folder of labels, measures and record out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from medseg.cli.options import Json, takes_settings
+from medseg.cli.screen import print_json, print_table, progress_bar, say
+from medseg.errors import WriteError
+from medseg.inference.settings import InferenceSettings
+
+if TYPE_CHECKING:
+    from medseg.result import Result
+
+
+@takes_settings(settings=InferenceSettings)
+def segment(
+    inputs: tuple[Path, ...],
+    /,
+    *,
+    model: Annotated[str, Parameter(alias="-m")],
+    output: Annotated[Path, Parameter(alias="-o")],
+    separate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    export: Annotated[tuple[str, ...], Parameter(negative=())] = ("nifti",),
+    settings: InferenceSettings,
+    json: Json = False,
+) -> None:
+    """Segment a scan and write `labels.nii.gz`, `regions.csv` and `run.json` into a folder.
+
+    Args:
+        inputs: a scan; as many files as the model has input images, in its order.
+        model: a name from `medseg models list`, or the folder of a model.
+        output: folder to write into; made if missing.
+        separate: class whose objects are told apart and counted; repeatable.
+        export: kinds of files, separated by commas.
+        settings: how the model runs.
+        json: print one JSON object on standard output.
+    """
+    import medseg.pipeline
+    from medseg.inference.plan import plan_inference
+    from medseg.io.formats import read_volume
+    from medseg.models.loading import load_model
+
+    require_writable(output)
+    kinds = tuple(kind.strip() for words in export for kind in words.split(",") if kind.strip())
+    loaded = load_model(model, device=settings.device)
+    volumes = tuple(read_volume(path) for path in inputs)
+    say(f"plan: {plan_inference(volumes[0].geometry, loaded, settings).sentence}")
+    with progress_bar() as report:
+        result = medseg.pipeline.segment(volumes, loaded, settings, separate=separate, progress=report)
+    folder = result.save(output, export=kinds)
+    if json:
+        print_json(summary(result, folder))
+    else:
+        print_structures(result)
+        say(f"written: {folder}")
+
+
+def require_writable(folder: Path) -> None:
+    """Return if a folder can be made and written into, before hours are spent.
+
+    Raises:
+        WriteError: it cannot.
+    """
+    there = folder.absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise WriteError(
+            "NOT_WRITABLE", "expected a folder to write into, got one that refuses; choose another with -o"
+        )
+
+
+def print_structures(result: Result) -> None:
+    """The table of names and millilitres."""
+    rows = [[region.name, f"{region.volume_ml:.3f}"] for region in result.regions if region.kind == "class"]
+    print_table("Structures", ["name", "ml"], rows, numbers=(1,))
+    objects = [r for r in result.regions if r.kind == "object"]
+    for name in sorted({r.name for r in objects}):
+        print(f"{name}: {sum(r.name == name for r in objects)} objects")
+    for warning in result.record.warnings:
+        say(f"note: {warning}")
+
+
+def summary(result: Result, folder: Path) -> dict[str, object]:
+    """What `--json` prints."""
+    from medseg.result import plain_data
+
+    return {
+        "output": str(folder),
+        "regions": plain_data(result.regions),
+        "record": result.record.as_data(),
+    }
