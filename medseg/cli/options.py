@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
-Json = Annotated[bool, Parameter(name="--json", negative=(), help="print one JSON object on standard output")]
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json", negative=(), show_default=False, help="print one JSON object on standard output"
+    ),
+]
+
+HEADINGS = {"InferenceSettings": "How the model runs", "SeparationSettings": "How objects are told apart"}
+"""What the help calls the flags of a settings class."""
 
 SHORT_FLAGS = {"overlap_fraction": "--overlap"}
 """Fields whose flag is shorter than their name; the long one works too."""
@@ -34,7 +43,8 @@ def flag_of(field: dataclasses.Field[Any], hint: Any, group: str) -> inspect.Par
         help=help_of(field),
         group=group,
         negative=(),
-        validator=validators.Number(gte=rule.get("min"), lte=rule.get("max")),
+        show_default=field.default is not None,
+        validator=_bounds(rule.get("min", -math.inf), rule.get("max", math.inf)),
     )
     return inspect.Parameter(
         field.name,
@@ -57,6 +67,14 @@ def help_of(field: dataclasses.Field[Any]) -> str:
         span = f"at most {high:g}"
     extra = ", ".join(word for word in (rule.get("unit", ""), span) if word)
     return f"{rule.get('help', '')} ({extra})" if extra else str(rule.get("help", ""))
+
+
+def _bounds(low: float, high: float) -> Callable[[Any, Any], None]:
+    def check(_hint: Any, value: Any) -> None:
+        if isinstance(value, (int, float)) and not low <= value <= high:
+            raise ValueError(f"Expected {low:g} to {high:g}.")
+
+    return check
 
 
 def takes_settings(**groups: type[Any]) -> Callable[[Verb], Callable[..., Any]]:
@@ -83,7 +101,7 @@ def takes_settings(**groups: type[Any]) -> Callable[[Verb], Callable[..., Any]]:
             if name not in groups
         ]
         flags = [
-            flag_of(field, get_type_hints(kind)[field.name], kind.__name__)
+            flag_of(field, get_type_hints(kind)[field.name], HEADINGS.get(kind.__name__, kind.__name__))
             for kind in groups.values()
             for field in dataclasses.fields(kind)
         ]

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say
-from medseg.errors import WriteError
+from medseg.errors import ModelError, WriteError
 from medseg.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def segment(
     *,
     model: Annotated[str, Parameter(alias="-m")],
     output: Annotated[Path, Parameter(alias="-o")],
-    separate: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    export: Annotated[tuple[str, ...], Parameter(negative=())] = ("nifti",),
+    separate: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    export: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ("nifti",),
     settings: InferenceSettings,
     json: Json = False,
 ) -> None:
@@ -36,7 +36,7 @@ def segment(
         model: a name from `medseg models list`, or the folder of a model.
         output: folder to write into; made if missing.
         separate: class whose objects are told apart and counted; repeatable.
-        export: kinds of files, separated by commas.
+        export: kinds of files, separated by commas; nifti if not given.
         settings: how the model runs.
         json: print one JSON object on standard output.
     """
@@ -48,10 +48,15 @@ def segment(
     require_writable(output)
     kinds = tuple(kind.strip() for words in export for kind in words.split(",") if kind.strip())
     loaded = load_model(model, device=settings.device)
-    volumes = tuple(read_volume(path) for path in inputs)
-    say(f"plan: {plan_inference(volumes[0].geometry, loaded, settings).sentence}")
+    if len(inputs) != loaded.card.in_channels:
+        raise ModelError(
+            "CHANNELS_MISMATCH",
+            f"expected {loaded.card.in_channels} input image(s) for this model, got {len(inputs)}; name each",
+        )
+    volume = read_volume(inputs[0])
+    say(f"plan: {plan_inference(volume.geometry, loaded, settings).sentence}")
     with progress_bar() as report:
-        result = medseg.pipeline.segment(volumes, loaded, settings, separate=separate, progress=report)
+        result = medseg.pipeline.segment(volume, loaded, settings, separate=separate, progress=report)
     folder = result.save(output, export=kinds)
     if json:
         print_json(summary(result, folder))
