@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from medseg.errors import VolumeError
+from medseg.io.plain_xml import parse_plain_xml
 from medseg.labels import Code, Colour, Label, LabelSet, colour_of_id
 
 MAX_LABELS = 2**20
@@ -26,7 +26,6 @@ UNSAID_TERM = "85756007"
 
 SEGMENT_TERM = re.compile(r"TerminologyEntry:[^~|]*~[^~|]*~([^~^|]*)\^([^~^|]*)\^([^~^|]*)")
 """Type of a segment in Slicer's tag: context ~ category ~ type ~ …, each `scheme^value^meaning`."""
-_XML_REFUSED = re.compile(rb"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
 _NOT_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
 
@@ -79,11 +78,8 @@ def caret_xml(labels: LabelSet) -> bytes:
 
 def labels_from_caret_xml(content: bytes) -> LabelSet:
     """The labels of a Caret volume extension; none where it holds none or is damaged."""
-    if b"<CaretExtension" not in content or _XML_REFUSED.search(content):
-        return LabelSet()
-    try:
-        root = ElementTree.fromstring(content.strip(b"\0 \r\n\t"))  # noqa: S314  (no DTD, checked above)
-    except (ElementTree.ParseError, ValueError, LookupError):
+    root = parse_plain_xml(content) if b"<CaretExtension" in content else None
+    if root is None:
         return LabelSet()
     codes: dict[int, Code] = {}
     for note in root.iter("MD"):

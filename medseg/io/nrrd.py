@@ -196,7 +196,7 @@ def _geometry(fields: Mapping[str, str]) -> tuple[Geometry, tuple[int, int, int]
     if len(spatial) != 3 or others != 1:
         raise ReadError(
             "NOT_A_VOLUME",
-            f"expected three axes in space, got sizes {tuple(sizes)}; pick one component, layer or time point",
+            f"expected three axes in space, got sizes {tuple(sizes)}; pick one component or time point",
         )
     matrix = np.eye(4)
     matrix[:3, :3] = np.array([vectors[n] for n in spatial], dtype=np.float64).T
@@ -217,7 +217,7 @@ def _space(fields: Mapping[str, str]) -> FloatArray:
     """4x4, the file's space -> RAS+."""
     name = fields.get("space", "").lower()
     if not name:
-        notify("NO_ORIENTATION", "the header names no space; axes were taken to run to L, P and S, as in ITK")
+        notify("NO_ORIENTATION", "no space is named; axes were taken to run to L, P and S, as in ITK")
         return LPS_TO_RAS
     if name not in SPACES:
         raise ReadError(
