@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.geometry import FloatArray, Geometry
+from medseg.io.lps import ras_from_lps
 from medseg.volume import LabelVolume, Volume
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-"""DICOM's patient axes are left, posterior, superior; medseg's world is right, anterior, superior."""
 
 _SAME_AXIS_VOXELS = 1e-4
 
@@ -73,11 +71,11 @@ class SourceSlice:
     def affine(self) -> FloatArray:
         """4x4, (column, row, mm across the plane) -> world RAS mm."""
         matrix = np.eye(4)
-        matrix[:3, 0] = LPS_TO_RAS @ self.row_direction * self.pixel_spacing_mm[1]
-        matrix[:3, 1] = LPS_TO_RAS @ self.column_direction * self.pixel_spacing_mm[0]
-        matrix[:3, 2] = LPS_TO_RAS @ self.normal
-        matrix[:3, 3] = LPS_TO_RAS @ self.position_mm
-        return matrix
+        matrix[:3, 0] = np.multiply(self.row_direction, self.pixel_spacing_mm[1])
+        matrix[:3, 1] = np.multiply(self.column_direction, self.pixel_spacing_mm[0])
+        matrix[:3, 2] = self.normal
+        matrix[:3, 3] = self.position_mm
+        return ras_from_lps(matrix)
 
 
 @dataclass(frozen=True, eq=False)
