@@ -40,7 +40,7 @@ FLOORS = (
 )
 STRANGERS = {"io", "models", "instances", "measure"}
 """Floors that do not know each other; they meet in the pipeline."""
-FACE_USERS = {"result"}
+FACE_USERS = {"medseg.result"}
 """May ask the lazy face for a name, inside a function only."""
 
 MAX_MODULE_LINES = 400
@@ -130,7 +130,7 @@ def test_imports_go_down_only(path: Path) -> None:
             rooms = [n for n in names if (ROOT / "medseg" / n).exists() or (ROOT / f"medseg/{n}.py").exists()]
             if rooms:
                 wrong.append(f"from medseg import {rooms}: name the module")
-            elif here.split(".")[1] not in FACE_USERS or not in_function:
+            elif here.split(".")[1] != "cli" and not (here in FACE_USERS and in_function):
                 wrong.append(f"from medseg import {names}")
             continue
         targets = [module, *(f"{module}.{n}" for n in names if (ROOT / module.replace(".", "/")).is_dir())]
@@ -241,7 +241,7 @@ def is_broad(handler: ast.ExceptHandler) -> bool:
 ENDS_OR_SPEAKS = {"print", "sys.exit", "exit", "quit", "os._exit", "breakpoint", "input", "eval", "exec"}
 CHANGES_THE_PROGRAM = {
     "os.putenv", "os.environ.setdefault", "os.environ.update", "os.environ.pop",
-    "logging.basicConfig", "torch.set_num_threads", "torch.manual_seed",
+    "logging.basicConfig", "torch.manual_seed",
 }  # fmt: skip
 
 
@@ -305,9 +305,7 @@ def test_a_silenced_checker_says_which_and_why(path: Path) -> None:
 # ---------------------------------------------------------------------- nothing of one machine
 
 
-PLACES_OF_ONE_MACHINE = re.compile(
-    rb"/work/(main|shared|scratch)|/tmp/bash_jobs|\.library/|/root/\w|/home/\w"
-)
+PLACES_OF_ONE_MACHINE = re.compile(rb"/work/(main|shared|scratch)|/tmp/bash_jobs|\.library/|/root/\w")
 
 
 def committed() -> list[Path]:
