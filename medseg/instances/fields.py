@@ -61,7 +61,8 @@ def distance_to_background(mask: BoolArray, spacing_mm: Sequence[float], cap_mm:
     _start_along_rows(np.ascontiguousarray(mask), squares[2], limit, field)
     _search_along_middle(field, squares[1])
     _search_along_middle(field.reshape(1, i, j * k), squares[0])
-    return np.asarray(np.sqrt(field, out=field))
+    np.sqrt(field, out=field)
+    return field
 
 
 @compiled

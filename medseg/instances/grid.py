@@ -49,9 +49,7 @@ class Block:
 
     def within(self, outer: Block) -> tuple[slice, slice, slice]:
         """For indexing an array that holds `outer`."""
-        i, j, k = (
-            slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True)
-        )
+        i, j, k = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
         return i, j, k
 
 
