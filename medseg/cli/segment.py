@@ -44,16 +44,18 @@ def segment(
     from medseg.inference.plan import plan_inference
     from medseg.io.formats import read_volume
     from medseg.models.loading import load_model
+    from medseg.models.registry import find_model
 
     require_writable(output)
     kinds = tuple(kind.strip() for words in export for kind in words.split(",") if kind.strip())
+    find_model(model)  # a wrong name is told before anything is read
+    volume = read_volume(inputs[0])
     loaded = load_model(model, device=settings.device)
     if len(inputs) != loaded.card.in_channels:
         raise ModelError(
             "CHANNELS_MISMATCH",
             f"expected {loaded.card.in_channels} input image(s) for this model, got {len(inputs)}; name each",
         )
-    volume = read_volume(inputs[0])
     say(f"plan: {plan_inference(volume.geometry, loaded, settings).sentence}")
     with progress_bar() as report:
         result = medseg.pipeline.segment(volume, loaded, settings, separate=separate, progress=report)
