@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medseg.inference.predict import predict
     from medseg.inference.settings import InferenceSettings
     from medseg.labels import Code, Label, LabelSet
+    from medseg.measure.evaluate import InstanceScore, LabelScore, evaluate_instances, evaluate_labels
     from medseg.measure.regions import Region, measure_regions
     from medseg.models.card import Card
     from medseg.models.loading import Model, load_model
@@ -50,8 +51,10 @@ __all__ = [
     "GeometryError",
     "InferencePlan",
     "InferenceSettings",
+    "InstanceScore",
     "InstanceVolume",
     "Label",
+    "LabelScore",
     "LabelSet",
     "LabelVolume",
     "MedsegError",
@@ -69,6 +72,8 @@ __all__ = [
     "VolumeError",
     "WriteError",
     "__version__",
+    "evaluate_instances",
+    "evaluate_labels",
     "list_models",
     "load_model",
     "measure_regions",
@@ -89,8 +94,10 @@ _HOME = {
     "GeometryError": "medseg.errors",
     "InferencePlan": "medseg.inference.plan",
     "InferenceSettings": "medseg.inference.settings",
+    "InstanceScore": "medseg.measure.evaluate",
     "InstanceVolume": "medseg.volume",
     "Label": "medseg.labels",
+    "LabelScore": "medseg.measure.evaluate",
     "LabelSet": "medseg.labels",
     "LabelVolume": "medseg.volume",
     "MedsegError": "medseg.errors",
@@ -107,6 +114,8 @@ _HOME = {
     "Volume": "medseg.volume",
     "VolumeError": "medseg.errors",
     "WriteError": "medseg.errors",
+    "evaluate_instances": "medseg.measure.evaluate",
+    "evaluate_labels": "medseg.measure.evaluate",
     "list_models": "medseg.models.registry",
     "load_model": "medseg.models.loading",
     "measure_regions": "medseg.measure.regions",
