@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medseg.geometry import Geometry
-from medseg.io.dicom_source import LPS_TO_RAS, DicomSource, SourceFile, SourceSlice
+from medseg.io.dicom_source import DicomSource, SourceFile, SourceSlice
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_CT, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.4.1"
@@ -89,7 +89,7 @@ def grid_of(slices: list[SourceSlice], size: tuple[int, int]) -> Geometry:
     affine = slices[0].affine.copy()
     if len(slices) > 1:
         step = np.subtract(slices[-1].position_mm, slices[0].position_mm) / (len(slices) - 1)
-        affine[:3, 2] = LPS_TO_RAS @ step
+        affine[:3, 2] = step * (-1, -1, 1)
     return Geometry((size[1], size[0], len(slices)), affine)
 
 

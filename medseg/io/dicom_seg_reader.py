@@ -21,10 +21,10 @@ from medseg.io.dicom_elements import EXPLICIT_LITTLE, IMPLICIT_LITTLE, Elements,
 from medseg.io.dicom_multiframe import FRAME_GROUPS, SHARED_GROUPS, multiframe_planes
 from medseg.io.dicom_records import Plane
 from medseg.io.dicom_segment_names import SEGMENTS, labels_of_segments
-from medseg.io.dicom_source import LPS_TO_RAS
 from medseg.io.dicom_stack import grid_of_planes, place_on_grid
 from medseg.io.dicom_values import integer_text, integers, word
 from medseg.io.files import file_size, opened
+from medseg.io.lps import ras_from_lps
 from medseg.labels import LabelSet
 from medseg.volume import LabelVolume
 
@@ -83,12 +83,13 @@ def read_dicom_seg(
     """
     seg = _read_header(Path(path))
     chosen = _chosen(seg.labels, only)
-    wanted = {label.id for label in chosen}
+    wanted = np.zeros(2**16, dtype=np.uint8 if max(chosen.ids, default=0) < 256 else np.uint16)
+    wanted[list(chosen.ids)] = chosen.ids
     affines = [_affine(plane) for plane in seg.planes]
     grid = grid or grid_of_planes(affines, (seg.planes[0].columns, seg.planes[0].rows), _stated_gap(seg))
-    array = np.zeros(grid.shape, dtype=np.uint8 if max(wanted, default=0) < 256 else np.uint16)
+    array = np.zeros(grid.shape, dtype=wanted.dtype)
     for affine, number, pixels in zip(affines, seg.segment_of_frame, _frames(seg), strict=True):
-        numbers = _numbers(seg, number, pixels, wanted, array.dtype)
+        numbers = _numbers(seg, number, pixels, wanted)
         if numbers is not None and numbers.any():
             place_on_grid(numbers.T, affine, grid, array)
     return LabelVolume(array, grid, chosen)
@@ -99,28 +100,28 @@ def _chosen(labels: LabelSet, only: Sequence[str | int]) -> LabelSet:
 
 
 def _numbers(
-    seg: _Seg, number: int, pixels: npt.NDArray[Any], wanted: set[int], dtype: np.dtype[Any]
+    seg: _Seg, number: int, pixels: npt.NDArray[Any], wanted: npt.NDArray[Any]
 ) -> npt.NDArray[Any] | None:
-    """Segment numbers of one frame, 0 elsewhere; None where none of them is wanted."""
+    """Segment numbers of one frame, 0 elsewhere; None where none of them is wanted.
+
+    `wanted` maps every possible number to itself or to 0.
+    """
     if seg.kind == "LABELMAP":
-        kept = pixels if wanted == set(seg.labels.ids) else np.where(np.isin(pixels, list(wanted)), pixels, 0)
-        if pixels.size and int(pixels.max()) > max(seg.labels.ids, default=0):
-            kept = np.where(np.isin(pixels, list(wanted)), pixels, 0)
-        return kept.astype(dtype)
-    if number not in wanted:
+        return np.asarray(wanted[pixels])
+    if not wanted[number]:
         return None
     if seg.kind == "FRACTIONAL" and not np.isin(pixels, (0, seg.highest)).all():
         raise ReadError(
             "FRACTIONAL_SEGMENTATION",
             "expected pixels that belong to a segment or not, got fractions of one; threshold them first",
         )
-    return (pixels > 0) * dtype.type(number)
+    return np.asarray(np.where(pixels > 0, wanted[number], 0), dtype=wanted.dtype)
 
 
 def _read_header(path: Path) -> _Seg:
     size = file_size(path)
     with opened(path) as stream:
-        raw = read_raw_header(stream, size, _WANTED)  # type: ignore[arg-type]  # a file opened to read
+        raw = read_raw_header(stream, size, _WANTED)
     if raw.broken is not None:
         raise raw.broken
     elements = raw.elements
@@ -170,11 +171,11 @@ def _segment_of_frame(elements: Elements) -> tuple[int, ...]:
 def _affine(plane: Plane) -> FloatArray:
     """4x4 (column, row, mm across) -> world RAS mm."""
     affine = np.eye(4)
-    affine[:3, 0] = LPS_TO_RAS @ plane.row_direction * plane.pixel_spacing_mm[1]
-    affine[:3, 1] = LPS_TO_RAS @ plane.column_direction * plane.pixel_spacing_mm[0]
-    affine[:3, 2] = LPS_TO_RAS @ np.cross(plane.row_direction, plane.column_direction)
-    affine[:3, 3] = LPS_TO_RAS @ plane.position_mm
-    return affine
+    affine[:3, 0] = np.multiply(plane.row_direction, plane.pixel_spacing_mm[1])
+    affine[:3, 1] = np.multiply(plane.column_direction, plane.pixel_spacing_mm[0])
+    affine[:3, 2] = np.cross(plane.row_direction, plane.column_direction)
+    affine[:3, 3] = plane.position_mm
+    return ras_from_lps(affine)
 
 
 def _stated_gap(seg: _Seg) -> float:
@@ -217,7 +218,7 @@ def _unpacked(data: bytes, bits: int, skip: int, count: int) -> npt.NDArray[Any]
 
 
 def _decoded_frames(seg: _Seg) -> Iterator[npt.NDArray[Any]]:
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     try:
         frames: Iterable[npt.NDArray[Any]] = iter_pixels(seg.path)

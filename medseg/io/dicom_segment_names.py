@@ -68,7 +68,7 @@ def _colour(item: Elements, number: int) -> Colour:
 
 
 def rgb_of_cielab(lightness: int, a: int, b: int) -> Colour:
-    """sRGB of a colour as DICOM stores it: three unsigned 16-bit numbers (PS3.3 C.10.7.1.1).
+    """The sRGB of a colour as DICOM stores it: three unsigned 16-bit numbers (PS3.3 C.10.7.1.1).
 
     CIE 1976 L*a*b* to XYZ to sRGB (IEC 61966-2-1), white point D65, colours outside clipped.
     """

@@ -95,8 +95,8 @@ def place_on_grid(
     if np.abs(exact - index).max() > 5 * TOLERANCE_VOXELS or not inside.all():
         raise ReadError(
             "OFF_GRID",
-            "expected planes that lie on the grid's own, got some beside it; pass the grid of the images that "
-            "they belong to, or none",
+            "expected planes that lie on the grid's own, got some beside it; pass the grid of the images "
+            "that they belong to, or none",
         )
     values = labels[column, row]
     at = (index[:, 0], index[:, 1], index[:, 2])
