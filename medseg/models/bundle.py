@@ -18,7 +18,7 @@ from typing import Any
 
 from medseg.errors import ModelError, VolumeError
 from medseg.labels import Code, Label, LabelSet, colour_of_id
-from medseg.models.bundle_config import BundleConfig, read_json, refuse_hostile_code
+from medseg.models.bundle_config import BundleConfig, plain, read_json, refuse_hostile_code
 from medseg.models.bundle_steps import lower_inferer, lower_postprocessing, lower_preprocessing
 from medseg.models.card import Card, NetworkRecipe
 from medseg.models.networks import network_name
@@ -79,7 +79,7 @@ def read_bundle(folder: Path) -> Card:
 
 def _network(config: BundleConfig, folder: Path) -> NetworkRecipe:
     key = "network_def" if config.has("network_def") else "network"
-    definition = config.value(key)
+    definition = plain(config.value(key))
     if not isinstance(definition, Mapping) or not isinstance(definition.get("_target_"), str):
         raise ModelError("BAD_BUNDLE", f"expected a _target_ in {key!r}, got {type(definition).__name__}")
     arguments = {name: value for name, value in definition.items() if not name.startswith("_")}

@@ -48,6 +48,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class PythonCode:
+    """Stands where a recipe has an expression that is not read; harmless until its value is needed.
+
+    Attributes:
+        where: its key.
+    """
+
+    where: str
+
+
+def plain(value: Any) -> Any:
+    """The value itself, if no part of it is code.
+
+    Raises:
+        ModelError: `CODE_REFUSED`, naming the key.
+    """
+    if isinstance(value, PythonCode):
+        raise _refused(value.where)
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for part in parts:
+        plain(part)
+    return value
+
+
+@dataclass(frozen=True)
 class BundleConfig:
     """A bundle's inference recipe.
 
@@ -66,13 +91,16 @@ class BundleConfig:
     def value(self, key: str) -> Any:
         """The value of an outermost key with every reference in it replaced.
 
+        Parts of it may be `PythonCode`; `plain` refuses them where they count.
+
         Raises:
-            ModelError: `BUNDLE_INCOMPLETE` without that key, `CODE_REFUSED` if it needs Python,
+            ModelError: `BUNDLE_INCOMPLETE` without that key, `CODE_REFUSED` if it is code itself,
                 `BAD_BUNDLE` for a reference that leads nowhere or in a circle.
         """
         if key not in self.root:
             raise ModelError("BUNDLE_INCOMPLETE", f"expected {key!r} in inference.json, got none; add it")
-        return self.resolve(self.root[key], key)
+        value = self.resolve(self.root[key], key)
+        return plain(value) if isinstance(value, PythonCode) else value
 
     def resolve(self, value: Any, where: str, depth: int = 0) -> Any:
         """A value with every reference in it replaced by what it refers to.
@@ -143,8 +171,8 @@ def _refused(where: str) -> ModelError:
 def _literal(expression: str, where: str) -> Any:
     try:
         return ast.literal_eval(expression.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise _refused(where) from error
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return PythonCode(where)
 
 
 def _walk(content: Any, keys: list[str], where: str) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medseg.errors import ModelError
+from medseg.models.bundle_config import plain
 from medseg.models.card import Activation, Home, SlidingWindow
 from medseg.models.intensity_steps import FixedRange, IntensityStep, MinMax, PercentileRange, ZScore
 
@@ -61,7 +62,8 @@ def step_list(value: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
         raise ModelError("BAD_BUNDLE", f"expected a list of transforms in {where!r}, got another value")
     steps = []
     for item in value:
-        target = item.get("_target_") if isinstance(item, Mapping) else None
+        target = plain(item.get("_target_")) if isinstance(item, Mapping) else plain(item)
+        target = target if isinstance(item, Mapping) else None
         if not isinstance(target, str):
             raise ModelError("BAD_BUNDLE", f"expected a _target_ for each transform in {where!r}, got none")
         if truth(item.get("_disabled_", False)):
@@ -77,6 +79,7 @@ def step_list(value: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 def truth(value: Any) -> bool:
     """A yes or no, also where a recipe spells it as the words `"True"` and `"False"`."""
+    value = plain(value)
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) >= 1:
@@ -88,7 +91,7 @@ def truth(value: Any) -> bool:
 
 def number(step: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """A number of a transform's arguments."""
-    value = step.get(key, default)
+    value = plain(step.get(key, default))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ModelError(
             "BAD_BUNDLE", f"expected a number for {key!r} of {step.get('_target_')}, got {value!r}; repair it"
@@ -98,6 +101,7 @@ def number(step: Mapping[str, Any], key: str, default: float | None = None) -> f
 
 def triple(value: Any, what: str) -> tuple[float, float, float]:
     """Three numbers; a single one counts for all axes."""
+    value = plain(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [value] * 3
     is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3
@@ -117,7 +121,7 @@ def lower_preprocessing(value: Any) -> Preprocessing:
         if name in _NO_EFFECT_BEFORE:
             continue
         if name == "Orientation":
-            codes = step.get("axcodes")
+            codes = plain(step.get("axcodes"))
             if not isinstance(codes, (str, list)) or len(codes) != 3:
                 raise ModelError("BAD_BUNDLE", f"expected axcodes such as RAS, got {codes!r}; repair them")
             result = replace(result, orientation="".join(str(code) for code in codes))
@@ -129,7 +133,7 @@ def lower_preprocessing(value: Any) -> Preprocessing:
 
 
 def _with_spacing(before: Preprocessing, step: Mapping[str, Any]) -> Preprocessing:
-    mode = step.get("mode", "bilinear")
+    mode = plain(step.get("mode", "bilinear"))
     if (mode if isinstance(mode, str) else mode[0]) not in ("bilinear", "trilinear", 1):
         raise unsupported(f"Spacing with mode {mode!r}", "preprocessing")
     note = "intensity steps before Spacing are carried out after it"
@@ -200,8 +204,8 @@ def lower_inferer(value: Any) -> SlidingWindow:
     size = triple(value.get("roi_size"), "roi_size")
     if any(s < 1 or s != int(s) for s in size):
         raise unsupported(f"roi_size {size}", "inferer")
-    mode = str(value.get("mode", "constant")).lower()
-    padding = str(value.get("padding_mode", "constant")).lower()
+    mode = str(plain(value.get("mode", "constant"))).lower()
+    padding = str(plain(value.get("padding_mode", "constant"))).lower()
     if mode not in ("constant", "gaussian"):
         raise unsupported(f"mode {mode!r}", "inferer")
     if padding not in ("constant", "reflect", "replicate", "circular"):

@@ -59,7 +59,7 @@ def test_all_orientations(codes: str, order: str) -> None:
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SAL", "PIR"])
 @pytest.mark.parametrize("degrees", [0.0, 23.0, 44.9, 45.0, 80.0])
 def test_oblique_and_anisotropic(order: str, codes: str, degrees: float) -> None:
-    x, y, z = POINT_MM + (3.0, -2.0, 1.0)
+    x, y, z = POINT_MM + np.array([3.0, -2.0, 1.0])
     geometry = oblique_grid((40, 30, 12), (1.1, 1.4, 4.0), (x, y, z), degrees).reorient(codes)
     assert_at_point(blob(geometry), blob_model(order, (2.0, 2.0, 2.0)))
 

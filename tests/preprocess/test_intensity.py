@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.transforms import (
+from monai.transforms.intensity.array import (
     NormalizeIntensity,
     ScaleIntensity,
     ScaleIntensityRange,

@@ -57,7 +57,7 @@ def test_straight_grid_covers_a_sheared_one(source: Geometry) -> None:
         (np.ones((1, 1, 1)), "TOO_THIN"),
     ],
 )
-def test_what_is_no_scan_is_refused(array: np.ndarray, code: str) -> None:  # type: ignore[type-arg]
+def test_what_is_no_scan_is_refused(array: np.ndarray, code: str) -> None:
     volume = Volume(array, Geometry.from_spacing(array.shape))
     with pytest.raises(VolumeError) as caught:
         prepare(volume, make_card())
