@@ -96,6 +96,7 @@ class RawHeader:
         transfer_syntax: UID.
         media_class: kind of object as the file's meta header states it.
         media_instance: UID of the object as the file's meta header states it.
+        body: offset of the data set, which is where a deflated stream begins.
         elements: those asked for.
         pixels: None where the object has none.
         foreign_preamble: whether the 128 free bytes in front are those of a program file.
@@ -105,6 +106,7 @@ class RawHeader:
     transfer_syntax: str
     media_class: str
     media_instance: str
+    body: int
     elements: Elements
     pixels: PixelPlace | None
     foreign_preamble: bool
@@ -185,7 +187,7 @@ def read_raw_header(stream: io.BufferedReader, size: int, wanted: frozenset[int]
     except ReadError as error:
         broken = broken or error
     foreign = start.startswith((b"MZ", b"\x7fELF"))
-    return RawHeader(syntax, uids[1], uids[2], elements, walker.pixels, foreign, broken)
+    return RawHeader(syntax, uids[1], uids[2], meta.at, elements, walker.pixels, foreign, broken)
 
 
 def _unknown_syntax(syntax: str) -> ReadError:

@@ -195,6 +195,7 @@ def _layout(raw: RawHeader, size: int) -> PixelLayout:
         high_bit=_one(elements, _HIGH, "HighBit"),
         signed=_one(elements, _SIGNED, "PixelRepresentation") == 1,
         inverted=photometric == "MONOCHROME1",
+        body=raw.body,
         offset=place.offset,
         length=place.length,
         words=raw.transfer_syntax == EXPLICIT_BIG and place.vr == "OW",

@@ -51,6 +51,7 @@ class PixelLayout:
         high_bit: place of the highest of them.
         signed: whether values are two's complement.
         inverted: MONOCHROME1: low values are shown bright. Values are never inverted here.
+        body: offset of the data set in the file.
         offset: first byte of the value in the file (in the inflated stream of a deflated one).
         length: bytes of a native value, None where it is encapsulated.
         words: whether 8-bit big-endian pixels stand in swapped 16-bit words.
@@ -65,6 +66,7 @@ class PixelLayout:
     high_bit: int
     signed: bool
     inverted: bool
+    body: int
     offset: int
     length: int | None
     words: bool = False

@@ -18,6 +18,9 @@ from medseg.geometry import FloatArray, Geometry
 from medseg.io.lps import ras_from_lps
 from medseg.volume import LabelVolume, Volume
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+"""For vectors: DICOM's left, posterior, superior to right, anterior, superior."""
+
 _SAME_AXIS_VOXELS = 1e-4
 
 
