@@ -56,11 +56,11 @@ def distance_to_background(mask: BoolArray, spacing_mm: Sequence[float], cap_mm:
     """
     limit = np.float32(cap_mm * cap_mm)
     i, j, k = mask.shape
-    field = np.empty(mask.shape, dtype=np.float32)
-    squares = [squared_steps(w, max(mask.shape), float(limit)) for w in spacing_mm]
-    _start_along_rows(np.ascontiguousarray(mask), squares[2], limit, field)
-    _search_along_middle(field, squares[1])
-    _search_along_middle(field.reshape(1, i, j * k), squares[0])
+    field: Float32Array = np.empty(mask.shape, dtype=np.float32)
+    by_axis = [squared_steps(w, max(mask.shape), float(limit)) for w in spacing_mm]
+    _start_along_rows(np.ascontiguousarray(mask), by_axis[2], limit, field)
+    _search_along_middle(field, by_axis[1])
+    _search_along_middle(field.reshape(1, i, j * k), by_axis[0])
     np.sqrt(field, out=field)
     return field
 
@@ -116,8 +116,8 @@ def gaussian_weights(sigma_voxels: float) -> Float32Array:
     radius = math.ceil(GAUSSIAN_REACH * sigma_voxels)
     steps = np.arange(radius + 1, dtype=np.float64)
     weights = np.exp(-0.5 * (steps / sigma_voxels) ** 2) if radius else np.ones(1)
-    weights /= weights[0] + 2 * weights[1:].sum()
-    return weights.astype(np.float32)
+    total = weights[0] + 2 * weights[1:].sum()
+    return np.asarray(weights / total, dtype=np.float32)
 
 
 def smoothing_reach(spacing_mm: Sequence[float], sigma_mm: float) -> tuple[int, int, int]:

@@ -80,7 +80,7 @@ def separate(
             None if image is None else image.array,
             (progress, cancel),
         )
-        classes.update((len(classes) + n, class_id) for n in range(1, count + 1))
+        classes |= dict.fromkeys(range(len(classes) + 1, len(classes) + count + 1), class_id)
     return InstanceVolume(objects, labels.geometry, labels.labels, classes)
 
 
