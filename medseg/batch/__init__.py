@@ -1,0 +1,1 @@
+"""Many cases: each in a guarded child, each result whole or absent, every stop resumable."""
