@@ -1,6 +1,6 @@
 """The names of a label map as other programs write them into an image file.
 
-NIfTI: an XML extension of Caret, as Connectome Workbench and TotalSegmentator write and read it.
+NIfTI: the XML extension of Caret and Connectome Workbench, as TotalSegmentator writes and reads it.
 NRRD and MetaImage: `Segment0_Name`-style keys, as 3D Slicer writes and reads them. Codes of a
 vocabulary travel in both, where the foreign program expects its own notes (MetaData; Tags).
 """

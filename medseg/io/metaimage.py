@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.errors import ReadError
+from medseg.errors import GeometryError, ReadError
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.files import data_file_beside, file_size, opened, whole_file
 from medseg.io.label_table import labels_from_segment_keys, segment_keys
-from medseg.io.lps import lps_from_ras, ras_from_lps
+from medseg.io.lps import lps_from_ras, plausible_lengths, ras_from_lps
 from medseg.io.notices import notify
 from medseg.io.stored import Encoding, StoredVoxels, read_stored, write_stored
 from medseg.io.voxels import as_labels, as_volume, label_ids, plain_type
@@ -144,7 +144,9 @@ def _numbers(fields: Mapping[str, str], names: tuple[str, ...], count: int) -> l
     if text is None:
         return None
     try:
-        numbers = [float(word) for word in text.split()]
+        numbers = plausible_lengths(text.split())
+    except GeometryError:
+        raise
     except ValueError as error:
         raise _bad(f"no numbers for {names[0]}") from error
     if len(numbers) != count:

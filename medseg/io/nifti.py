@@ -7,7 +7,7 @@ Policies, each held by a test:
 - *Axes*: a trailing axis of one voxel is dropped; a real fourth axis is refused.
 - *Values*: integers stay as stored, unless the header scales them (`voxels.rescaled`). A slope of 0 or
   NaN means no scaling. Voxels that are not finite are mended (`voxels.as_volume`).
-- *Names* of a label map travel in a Caret extension, as TotalSegmentator and Connectome Workbench do.
+- *Names* of a label map travel in a Caret extension, as TotalSegmentator writes and reads it.
 - *Written*: little-endian, sform always, qform where the grid has no shear, mm, no time stamps.
 """
 
@@ -28,8 +28,9 @@ from medseg.io.voxels import as_labels, as_volume, label_ids, plain_type, rescal
 from medseg.labels import LabelSet
 from medseg.volume import Array, LabelVolume, Volume
 
-CARET_CODE = 30
-"""NIFTI_ECODE_CARET. TotalSegmentator writes the same XML under code 0, so content decides on reading."""
+EXTENSION_CODE = 0
+"""As TotalSegmentator has it. The table's own code, 30, makes nibabel 5 raise when somebody lists the
+extensions. On reading the content decides, so that Connectome Workbench's files give their names too."""
 
 MAX_NIFTI1_SIZE = 2**15 - 1
 SCANNER = 1
@@ -142,7 +143,7 @@ def _write(array: Array, geometry: Geometry, path: Path, label_xml: bytes) -> No
     extension = b""
     if label_xml:
         size = -(-(len(label_xml) + 8) // 16) * 16
-        codes = np.array([size, CARET_CODE], dtype="<i4").tobytes()
+        codes = np.array([size, EXTENSION_CODE], dtype="<i4").tobytes()
         extension = codes + label_xml.ljust(size - 8, b" ")
     head = _header_bytes(array, geometry, len(extension))
     head += bytes([bool(extension), 0, 0, 0]) + extension

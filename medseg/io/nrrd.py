@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.errors import ReadError
+from medseg.errors import GeometryError, ReadError
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.files import data_file_beside, file_size, opened, whole_file
 from medseg.io.label_table import labels_from_segment_keys, segment_keys
-from medseg.io.lps import LPS_TO_RAS, lps_from_ras
+from medseg.io.lps import LPS_TO_RAS, lps_from_ras, plausible_lengths
 from medseg.io.notices import notify
 from medseg.io.stored import Encoding, StoredVoxels, read_stored, write_stored
 from medseg.io.voxels import as_labels, as_volume, label_ids, plain_type
@@ -158,6 +158,8 @@ def _header(path: Path) -> NrrdHeader:
             fields[field[1].strip().lower().replace("datafile", "data file")] = field[2].strip()
         elif line.strip():
             raise _bad("a line that is no field")
+    if blank is None and "data file" not in fields:
+        raise _bad("one that is cut off")
     return NrrdHeader(fields, pairs, blank.end() if blank else len(block))
 
 
@@ -167,7 +169,9 @@ def _words(fields: Mapping[str, str], name: str) -> list[str]:
 
 def _numbers(words: list[str]) -> list[float]:
     try:
-        return [float(word) for word in words]
+        return plausible_lengths(words)
+    except GeometryError:
+        raise
     except ValueError as error:
         raise _bad("a word where a number belongs") from error
 
