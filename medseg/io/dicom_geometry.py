@@ -22,6 +22,9 @@ PLACE_TOLERANCE_MM = 0.01
 SAME_PLACE_MM = 1e-3
 MAX_TILT_SHIFT = 1.2
 """In-plane shift per mm along the normal (50 degrees); beyond it slices are no stack."""
+FINEST_SHARE = 0.25
+"""Uneven slices are resampled at their smallest distance, but not below this share of the median."""
+MAX_PLANES = 8192
 _WHOLE_NUMBER_TOLERANCE = 0.05
 _LISTED_GAPS = 6
 
@@ -112,8 +115,16 @@ def _fault(
     if np.abs(drift).max() > MAX_TILT_SHIFT * offsets[-1] + PLACE_TOLERANCE_MM:
         reason = "expected slices above each other, got slices beside each other; it is no volume"
         return "not a volume", Problem("NOT_A_VOLUME", reason)
+    if offsets[-1] / resampling_step(gaps) > MAX_PLANES:
+        reason = f"expected slices within {MAX_PLANES} times their distance, got one far away from the rest"
+        return "not a volume", Problem("TOO_LARGE", reason)
     missing = _missing(planes, gaps)
     return None if missing is None else ("missing", missing)
+
+
+def resampling_step(gaps_mm: FloatArray) -> float:
+    """Distance of planes to which uneven slices are resampled, mm."""
+    return max(float(gaps_mm.min()), FINEST_SHARE * float(np.median(gaps_mm)))
 
 
 def _gap_note(gaps: FloatArray) -> str:
