@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from medseg.batch.guard import GuardedWorker
@@ -31,7 +31,7 @@ def run_on_cluster(
     scheduler: str,
     cancel: CancelToken,
     watch: Callable[[str, Progress], None],
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Generator[tuple[Job, Outcome], None, None]:
     """Process cases on a cluster and give them back as they end.
 
     Args:
@@ -63,9 +63,9 @@ def run_on_cluster(
                         sent[future] = job
                         watch(job.case.name, Progress("sent", 0, 0))
                 time.sleep(LOOK_S)
-                cancel.check()
                 for future in [one for one in sent if one.done()]:
                     yield sent.pop(future), _outcome(future)
+                cancel.check()
         finally:
             client.cancel(list(sent), force=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,7 +28,7 @@ def run_local(
     workers: int,
     cancel: CancelToken,
     watch: Watcher,
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Generator[tuple[Job, Outcome], None, None]:
     """Process cases and give them back as they end.
 
     One job more than there are workers is drawn ahead. Drawing a job reads and hashes its files
@@ -75,11 +75,11 @@ def run_local(
                 if job is not None:
                     under_way[threads.submit(process, job)] = job
             ended, _ = wait(under_way, timeout=LOOK_S, return_when=FIRST_COMPLETED)
-            cancel.check()
             for name, worker in list(busy.items()):
                 watch(name, worker.progress)
             for future in ended:
                 yield under_way.pop(future), future.result()
+            cancel.check()
     finally:
         halt.set()
         for future in under_way:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,9 @@ def run_batch(
                 ended = run_on_cluster(jobs, task, limits, scheduler, cancel, driver.saw)
             else:
                 ended = run_local(jobs, task, limits, settings.workers, cancel, driver.saw)
-            for job, outcome in ended:
-                driver.settle(job, outcome)
+            with closing(ended):  # workers end before the folder is swept, whatever is raised here
+                for job, outcome in ended:
+                    driver.settle(job, outcome)
         finally:
             ledger.requeue_running()
             sweep(driver.cases)
