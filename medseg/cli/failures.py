@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from medseg.errors import CancelledError, MedsegError
+from medseg.errors import CancelledError, MedsegError, SettingsError
 
 FAILED = 1
 WRONG_USAGE = 2
@@ -43,20 +43,24 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """What to tell about an exception that reached the top."""
-    if isinstance(error, (KeyboardInterrupt, CancelledError)):
-        return Failure("CANCELLED", "stopped on request; nothing was written", CANCELLED)
-    if isinstance(error, MedsegError):
-        return Failure(error.code, str(error))
-    if isinstance(error, MemoryError):
-        return Failure("OUT_OF_MEMORY", "too little memory is free; close programs or crop the scan")
-    if isinstance(error, OSError):
-        return _os_failure(error)
-    if isinstance(error, ImportError):
-        return Failure("NOT_INSTALLED", f"a package cannot be loaded: {error}; `medseg doctor` tells more")
-    return Failure(
-        "INTERNAL",
-        f"unforeseen {type(error).__name__}; please report it with what the command says under --verbose",
-    )
+    match error:
+        case KeyboardInterrupt() | CancelledError():
+            failure = Failure("CANCELLED", "stopped on request; nothing was written", CANCELLED)
+        case SettingsError():
+            failure = Failure(error.code, str(error), WRONG_USAGE)
+        case MedsegError():
+            failure = Failure(error.code, str(error))
+        case MemoryError():
+            failure = Failure("OUT_OF_MEMORY", "too little memory is free; close programs or crop the scan")
+        case OSError():
+            failure = _os_failure(error)
+        case ImportError():
+            words = f"a package cannot be loaded: {error}; `medseg doctor` tells more"
+            failure = Failure("NOT_INSTALLED", words)
+        case _:
+            words = f"unforeseen {type(error).__name__}; please report it with what --verbose tells"
+            failure = Failure("INTERNAL", words)
+    return failure
 
 
 def _os_failure(error: OSError) -> Failure:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
@@ -19,11 +19,15 @@ Json = Annotated[
     ),
 ]
 
-HEADINGS = {"InferenceSettings": "How the model runs", "SeparationSettings": "How objects are told apart"}
+HEADINGS = {
+    "InferenceSettings": "How the model runs",
+    "SeparationSettings": "How objects are told apart",
+    "ExportSettings": "What is written",
+}
 """What the help calls the flags of a settings class."""
 
-SHORT_FLAGS = {"overlap_fraction": "--overlap"}
-"""Fields whose flag is shorter than their name; the long one works too."""
+OTHER_FLAGS = {"overlap_fraction": "--overlap", "kinds": "--export"}
+"""Fields whose flag other programs know by another name; their own works too."""
 
 
 def flag_of(field: dataclasses.Field[Any], hint: Any, group: str) -> inspect.Parameter:
@@ -35,15 +39,15 @@ def flag_of(field: dataclasses.Field[Any], hint: Any, group: str) -> inspect.Par
         group: heading in the help.
     """
     rule = field.metadata
-    if "choices" in rule:
+    if "choices" in rule and get_origin(hint) is not tuple:
         hint = Literal[tuple(rule["choices"])]
     long_flag = "--" + field.name.replace("_", "-")
     parameter = Parameter(
-        name=[SHORT_FLAGS[field.name], long_flag] if field.name in SHORT_FLAGS else long_flag,
+        name=[OTHER_FLAGS[field.name], long_flag] if field.name in OTHER_FLAGS else long_flag,
         help=help_of(field),
         group=group,
         negative=(),
-        show_default=field.default is not None,
+        show_default=field.default is not None and get_origin(hint) is not tuple,
         validator=_bounds(rule.get("min", -math.inf), rule.get("max", math.inf)),
     )
     return inspect.Parameter(
@@ -65,6 +69,8 @@ def help_of(field: dataclasses.Field[Any]) -> str:
         span = f"at least {low:g}"
     elif high is not None:
         span = f"at most {high:g}"
+    if "choices" in rule and isinstance(field.default, tuple):
+        span = " | ".join(rule["choices"])
     extra = ", ".join(word for word in (rule.get("unit", ""), span) if word)
     return f"{rule.get('help', '')} ({extra})" if extra else str(rule.get("help", ""))
 

@@ -11,13 +11,14 @@ from cyclopts import Parameter
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say
 from medseg.errors import ModelError, WriteError
+from medseg.export.settings import ExportSettings
 from medseg.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
     from medseg.result import Result
 
 
-@takes_settings(settings=InferenceSettings)
+@takes_settings(settings=InferenceSettings, export=ExportSettings)
 def segment(
     inputs: tuple[Path, ...],
     /,
@@ -25,8 +26,8 @@ def segment(
     model: Annotated[str, Parameter(alias="-m")],
     output: Annotated[Path, Parameter(alias="-o")],
     separate: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    export: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ("nifti",),
     settings: InferenceSettings,
+    export: ExportSettings,
     json: Json = False,
 ) -> None:
     """Segment a scan and write `labels.nii.gz`, `regions.csv` and `run.json` into a folder.
@@ -36,18 +37,18 @@ def segment(
         model: a name from `medseg models list`, or the folder of a model.
         output: folder to write into; made if missing.
         separate: class whose objects are told apart and counted; repeatable.
-        export: kinds of files, separated by commas; nifti if not given.
         settings: how the model runs.
+        export: what is written.
         json: print one JSON object on standard output.
     """
     import medseg.pipeline
+    from medseg.export.write import write_result
     from medseg.inference.plan import plan_inference
     from medseg.io.formats import read_volume
     from medseg.models.loading import load_model
     from medseg.models.registry import find_model
 
     require_writable(output)
-    kinds = tuple(kind.strip() for words in export for kind in words.split(",") if kind.strip())
     find_model(model)  # a wrong name is told before anything is read
     volume = read_volume(inputs[0])
     loaded = load_model(model, device=settings.device)
@@ -59,7 +60,7 @@ def segment(
     say(f"plan: {plan_inference(volume.geometry, loaded, settings).sentence}")
     with progress_bar() as report:
         result = medseg.pipeline.segment(volume, loaded, settings, separate=separate, progress=report)
-    folder = result.save(output, export=kinds)
+    folder = write_result(result, output, export)
     if json:
         print_json(summary(result, folder))
     else:

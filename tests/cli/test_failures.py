@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from medseg.cli.failures import failure_of
-from medseg.errors import CancelledError, DeviceMemoryError, ReadError
+from medseg.errors import CancelledError, DeviceMemoryError, ReadError, SettingsError
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from medseg.errors import CancelledError, DeviceMemoryError, ReadError
     [
         (ReadError("PIXELS_TRUNCATED", "expected more"), "PIXELS_TRUNCATED", 1),
         (DeviceMemoryError("OVER_MEMORY_LIMIT", "expected less"), "OVER_MEMORY_LIMIT", 1),
+        (SettingsError("UNKNOWN_EXPORT", "expected nifti"), "UNKNOWN_EXPORT", 2),
         (CancelledError(), "CANCELLED", 130),
         (KeyboardInterrupt(), "CANCELLED", 130),
         (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL", 1),
