@@ -184,7 +184,10 @@ def test_the_plugin_stands_on_the_face_alone(path: Path) -> None:
 LOADED = "import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
 
 
-@pytest.mark.parametrize("module", ["medseg", "medseg.cli.main", "medseg.models.registry", "medseg.errors"])
+VERBS = [f"medseg.cli.{p.stem}" for p in (ROOT / "medseg" / "cli").glob("[a-z]*.py")]
+
+
+@pytest.mark.parametrize("module", ["medseg", *sorted(VERBS), "medseg.models.registry"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED.format(module=module)], capture_output=True, text=True, check=True
