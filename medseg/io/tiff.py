@@ -43,6 +43,8 @@ UNIT_MM = {
 }  # fmt: skip
 RAW, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 8, 32946, 32773
 CENTIMETRE = 3
+DESCRIPTION = 270
+MAX_TAGS = 4096
 FIXED_UUID = "urn:uuid:00000000-0000-0000-0000-000000000000"
 """OME asks for one; a random one would make the same volume give other bytes."""
 
@@ -106,7 +108,8 @@ def write_volume(volume: Volume, path: Path) -> None:
     """Write an OME-TIFF stack, packed, whole or not at all.
 
     Raises:
-        WriteError: `PLACE_LOST` for a grid that is turned or moved; `NOT_WRITABLE`, `DISK_FULL`.
+        WriteError: `PLACE_LOST` for a grid that is turned or moved, `UNSUPPORTED_VOXELS` for 8-byte
+            integers; `NOT_WRITABLE`, `DISK_FULL`.
     """
     _write(volume.array, volume.geometry, path, "")
 
@@ -152,9 +155,10 @@ def _read_stack(path: Path) -> _Stack:
         if len(series) != 1:
             raise _not_a_stack(f"{len(series)} images of different kinds")
         page = series[0].keyframe
+        _check_description(tiff, page)
         description = page.description
         image_j = dict(tiff.imagej_metadata or {})
-        shape = _shape(dict(zip(series[0].get_axes(False), series[0].get_shape(False), strict=True)))
+        shape = _shape(series[0].get_axes(False), series[0].get_shape(False))
         _check_contents(description, image_j, shape[2])
         steps = _steps(page.tags, description, image_j)
         if shape[2] == 1 and steps[2] is None:
@@ -165,8 +169,7 @@ def _read_stack(path: Path) -> _Stack:
         packed = page.compression != RAW
         check_claim(StoredVoxels(path, shape, dtype, Encoding.GZIP if packed else Encoding.RAW))
         _check_strips(path, series[0].pages, size)
-        voxels = np.asarray(series[0].asarray())
-    array = voxels.reshape(shape[::-1]).transpose()
+        array = np.asarray(series[0].asarray()).reshape(shape[::-1]).transpose()
     return _Stack(array.astype(dtype.newbyteorder("="), copy=False), steps, description)
 
 
@@ -176,12 +179,13 @@ def _not_a_stack(what: str) -> ReadError:
     )
 
 
-def _shape(sizes: Mapping[str, int]) -> tuple[int, int, int]:
-    """Sizes along x, y, z."""
-    others = {axis: n for axis, n in sizes.items() if axis not in "XY" and n != 1}
-    if not {"X", "Y"} <= set(sizes) or len(others) > 1 or set(others) - set("ZIQ"):
-        raise _not_a_stack(f"axes {''.join(sizes)} of sizes {tuple(sizes.values())}")
-    return sizes["X"], sizes["Y"], math.prod(others.values())
+def _shape(axes: str, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Sizes along x, y, z of an array whose last axes are rows and columns."""
+    kept = [(axis, n) for axis, n in zip(axes, sizes, strict=True) if n != 1 or axis in "XY"]
+    names = "".join(axis for axis, _ in kept)
+    if names not in ("YX", "ZYX", "IYX", "QYX"):
+        raise _not_a_stack(f"axes {axes} of sizes {tuple(sizes)}")
+    return kept[-1][1], kept[-2][1], kept[0][1] if len(kept) == 3 else 1
 
 
 def _check_contents(description: str, image_j: Mapping[str, Any], pages: int) -> None:
@@ -193,6 +197,19 @@ def _check_contents(description: str, image_j: Mapping[str, Any], pages: int) ->
         raise _not_a_stack("several channels or time points")
     if int(ome.get("SizeZ", pages)) != pages:
         raise _not_a_stack(f"{pages} pages of {ome['SizeZ']}, the others in files beside it")
+
+
+def _check_description(tiff: Any, page: Any) -> None:
+    """Refuse a page whose description lies beyond the file's end: tifffile passes over such a tag."""
+    form = tiff.tiff
+    tiff.filehandle.seek(page.offset)
+    count = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))[0]
+    entries = tiff.filehandle.read(min(count, MAX_TAGS) * form.tagsize)
+    codes = struct.iter_unpack(f"{form.byteorder}H{form.tagsize - 2}x", entries)
+    if DESCRIPTION not in page.tags and any(code == DESCRIPTION for (code,) in codes):
+        raise ReadError(
+            "PIXELS_TRUNCATED", "expected a description, got one beyond the end; copy the file again"
+        )
 
 
 def _check_strips(path: Path, pages: Any, size: int) -> None:
@@ -297,6 +314,12 @@ def _write(array: Array, geometry: Geometry, path: Path, description: str) -> No
             "expected a grid along the world's axes from its origin, got one that TIFF cannot place; write "
             ".nii.gz or .nrrd",
         )
+    dtype = plain_type(array.dtype)
+    if dtype.kind in "iu" and dtype.itemsize == 8:
+        raise WriteError(
+            "UNSUPPORTED_VOXELS",
+            "expected voxels of a type that OME-TIFF has, got 8-byte integers; convert them to int32",
+        )
     sizes = {
         key: value
         for axis, step in zip("XYZ", geometry.spacing_mm, strict=True)
@@ -308,7 +331,7 @@ def _write(array: Array, geometry: Geometry, path: Path, description: str) -> No
     with whole_file(path) as stream:
         tifffile.imwrite(
             stream,
-            array.astype(plain_type(array.dtype), copy=False).transpose(),
+            array.astype(dtype, copy=False).transpose(),
             ome=True,
             bigtiff=array.nbytes > 2**31,
             byteorder="<",
