@@ -23,13 +23,19 @@ if TYPE_CHECKING:
         VolumeError,
         WriteError,
     )
+    from medseg.export.settings import ExportSettings
+    from medseg.export.write import write_result
     from medseg.geometry import Geometry
     from medseg.inference.plan import InferencePlan, plan_inference
     from medseg.inference.predict import predict
     from medseg.inference.settings import InferenceSettings
+    from medseg.io.dicom_series import SeriesInfo, list_series, read_series
+    from medseg.io.dicom_source import DicomSource, DicomVolume, labels_on_slices
+    from medseg.io.formats import read_all
     from medseg.labels import Code, Label, LabelSet
     from medseg.measure.evaluate import InstanceScore, LabelScore, evaluate_instances, evaluate_labels
     from medseg.measure.regions import Region, measure_regions
+    from medseg.measure.shape import Shape, measure_shapes
     from medseg.models.card import Card
     from medseg.models.loading import Model, load_model
     from medseg.models.registry import ModelEntry, list_models
@@ -47,6 +53,9 @@ __all__ = [
     "Card",
     "Code",
     "DeviceMemoryError",
+    "DicomSource",
+    "DicomVolume",
+    "ExportSettings",
     "Geometry",
     "GeometryError",
     "InferencePlan",
@@ -67,21 +76,29 @@ __all__ = [
     "Region",
     "Result",
     "RunRecord",
+    "SeriesInfo",
     "SettingsError",
+    "Shape",
     "Volume",
     "VolumeError",
     "WriteError",
     "__version__",
     "evaluate_instances",
     "evaluate_labels",
+    "labels_on_slices",
     "list_models",
+    "list_series",
     "load_model",
     "measure_regions",
+    "measure_shapes",
     "plan_inference",
     "predict",
+    "read_all",
+    "read_series",
     "resample_labels",
     "resample_volume",
     "segment",
+    "write_result",
 ]
 
 _HOME = {
@@ -90,6 +107,9 @@ _HOME = {
     "Card": "medseg.models.card",
     "Code": "medseg.labels",
     "DeviceMemoryError": "medseg.errors",
+    "DicomSource": "medseg.io.dicom_source",
+    "DicomVolume": "medseg.io.dicom_source",
+    "ExportSettings": "medseg.export.settings",
     "Geometry": "medseg.geometry",
     "GeometryError": "medseg.errors",
     "InferencePlan": "medseg.inference.plan",
@@ -110,20 +130,28 @@ _HOME = {
     "Region": "medseg.measure.regions",
     "Result": "medseg.result",
     "RunRecord": "medseg.result",
+    "SeriesInfo": "medseg.io.dicom_series",
     "SettingsError": "medseg.errors",
+    "Shape": "medseg.measure.shape",
     "Volume": "medseg.volume",
     "VolumeError": "medseg.errors",
     "WriteError": "medseg.errors",
     "evaluate_instances": "medseg.measure.evaluate",
     "evaluate_labels": "medseg.measure.evaluate",
+    "labels_on_slices": "medseg.io.dicom_source",
     "list_models": "medseg.models.registry",
+    "list_series": "medseg.io.dicom_series",
     "load_model": "medseg.models.loading",
     "measure_regions": "medseg.measure.regions",
+    "measure_shapes": "medseg.measure.shape",
     "plan_inference": "medseg.inference.plan",
     "predict": "medseg.inference.predict",
+    "read_all": "medseg.io.formats",
+    "read_series": "medseg.io.dicom_series",
     "resample_labels": "medseg.resample",
     "resample_volume": "medseg.resample",
     "segment": "medseg.pipeline",
+    "write_result": "medseg.export.write",
 }
 
 
