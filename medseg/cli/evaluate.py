@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,17 @@ from medseg.cli.options import Json
 from medseg.cli.screen import print_json, print_table
 
 if TYPE_CHECKING:
-    from medseg.volume import LabelVolume
+    from medseg.measure.evaluate import InstanceScore, LabelScore
 
-COLUMNS = ("dice", "iou", "volume_error_mm3", "hd95_mm", "assd_mm", "nsd")
+COLUMNS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "volume_error_mm3": "volume error mm3",
+    "hausdorff95_mm": "HD95 mm",
+    "assd_mm": "ASSD mm",
+    "nsd": "NSD",
+}
+"""Fields of a score that are shown and averaged, and their heads."""
 
 
 def evaluate(
@@ -23,6 +32,7 @@ def evaluate(
     /,
     *,
     tolerance_mm: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 1.0,
+    instances: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
     json: Json = False,
 ) -> None:
     """Compare a label map with a reference on the same grid, class by class.
@@ -30,66 +40,82 @@ def evaluate(
     Args:
         prediction: label map to judge.
         reference: label map held to be true; classes are the same by id.
-        tolerance_mm: distance within which surfaces agree, for the normalised surface Dice (mm).
+        tolerance_mm: distance within which surfaces agree, for the normalised surface Dice NSD (mm).
+        instances: ids are objects: score which were found, cut apart, lumped together.
         json: print one JSON object on standard output.
     """
     from medseg.io.formats import read_labels
+    from medseg.measure.evaluate import evaluate_instances, evaluate_labels
+    from medseg.result import plain_data
 
-    rows = compare(read_labels(prediction), read_labels(reference), tolerance_mm)
-    means = {name: _mean([row[name] for row in rows]) for name in COLUMNS}
-    if json:
-        print_json({"tolerance_mm": tolerance_mm, "labels": rows, "mean": means})
+    maps = read_labels(prediction), read_labels(reference)
+    if instances:
+        objects = evaluate_instances(*maps)
+        if json:
+            print_json(instance_data(objects))
+        else:
+            print_instances(objects)
         return
-    cells = [[str(r["id"]), r["name"], *(_figure(r[c]) for c in COLUMNS)] for r in rows]
-    cells.append(["", "mean", *(_figure(means[c]) for c in COLUMNS)])
-    heads = [
-        "id",
-        "name",
-        "Dice",
-        "IoU",
-        "volume error mm3",
-        "HD95 mm",
-        "ASSD mm",
-        f"NSD {tolerance_mm:g} mm",
+    scores = evaluate_labels(*maps, tolerance_mm)
+    means = {name: mean([getattr(score, name) for score in scores]) for name in COLUMNS}
+    if json:
+        print_json({"tolerance_mm": tolerance_mm, "labels": plain_data(scores), "mean": means})
+    else:
+        print_labels(scores, means)
+
+
+def print_labels(scores: Sequence[LabelScore], means: dict[str, float]) -> None:
+    """A row per class, and the means."""
+    rows = [[str(s.id), s.name, *(figure(getattr(s, name)) for name in COLUMNS)] for s in scores]
+    rows.append(["", "mean", *map(figure, means.values())])
+    print_table("Agreement", ["id", "name", *COLUMNS.values()], rows, numbers=(0, *range(2, 8)))
+
+
+def instance_data(score: InstanceScore) -> dict[str, Any]:
+    """What `--instances --json` prints: numbers, without the list of matched pairs."""
+    from medseg.result import plain_data
+
+    thresholds = [
+        {
+            "iou_threshold": one.iou_threshold,
+            "true_positives": one.true_positives,
+            "false_positives": one.false_positives,
+            "false_negatives": one.false_negatives,
+            "f1": one.f1,
+            "average_precision": one.average_precision,
+            "panoptic_quality": one.panoptic_quality,
+        }
+        for one in score.by_threshold
     ]
-    print_table("Agreement", heads, cells, numbers=(0, *range(2, 8)))
+    return {
+        "reference_objects": score.reference_objects,
+        "predicted_objects": score.predicted_objects,
+        "thresholds": thresholds,
+        "mean_average_precision": score.mean_average_precision,
+        "divisions": plain_data(score.divisions),
+        "lesion_wise": {"dice": score.lesions.dice, "hd95_mm": score.lesions.hd95_mm},
+    }
 
 
-def compare(prediction: LabelVolume, reference: LabelVolume, tolerance_mm: float) -> list[dict[str, Any]]:
-    """Overlap and surface metrics of every class that occurs in one of two maps.
-
-    Raises:
-        GeometryError: the maps lie on two grids.
-    """
-    from medseg.measure.overlap import label_overlaps
-    from medseg.measure.surface import assd_mm, hausdorff_mm, nsd, surface_distances
-
-    names = prediction.labels.names | reference.labels.names
-    rows = []
-    for label_id, overlap in label_overlaps(prediction, reference).items():
-        distances = surface_distances(
-            prediction.array == label_id, reference.array == label_id, reference.geometry
-        )
-        rows.append(
-            {
-                "id": label_id,
-                "name": names.get(label_id, f"label {label_id}"),
-                "dice": overlap.dice,
-                "iou": overlap.iou,
-                "volume_error_mm3": overlap.volume_error_mm3,
-                "hd95_mm": hausdorff_mm(distances),
-                "assd_mm": assd_mm(distances),
-                "nsd": nsd(distances, tolerance_mm),
-            }
-        )
-    return rows
+def print_instances(score: InstanceScore) -> None:
+    """A row per threshold, and the counts."""
+    data = instance_data(score)
+    heads = ["IoU above", "found", "false", "missed", "F1", "AP", "PQ"]
+    rows = [[figure(value) for value in row.values()] for row in data["thresholds"]]
+    print_table("Objects", heads, rows, numbers=range(7))
+    print(f"objects: {score.predicted_objects} predicted, {score.reference_objects} true")
+    print(f"cut apart: {score.divisions.oversegmented}, lumped together: {score.divisions.undersegmented}")
+    print(f"lesion-wise: Dice {figure(score.lesions.dice)}, HD95 {figure(score.lesions.hd95_mm)} mm")
 
 
-def _mean(values: list[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     """Mean of what is not NaN; infinite where one class was missed altogether."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """Three decimals; a dash where there is nothing to measure."""
+    if isinstance(value, int):
+        return str(value)
     return "-" if math.isnan(value) else f"{value:.3f}"

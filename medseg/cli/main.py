@@ -21,6 +21,7 @@ VERBS = {
     "segment": "Segment a scan: labels, table of measures and record into a folder.",
     "measure": "Measure every class of a label map.",
     "evaluate": "Compare a label map with a reference, class by class.",
+    "series": "List what a folder, DICOMDIR or zip holds, and what of it can be read.",
     "convert": "Write an image or label map in another format.",
     "models": "List the models at hand, or show one.",
     "doctor": "Tell what works on this machine: versions, devices, memory.",

@@ -160,13 +160,13 @@ def test_evaluate_tells_equal_from_smaller(tmp_path: Path, capsys: pytest.Captur
     smaller = write_labels(phantom(6.0), tmp_path / "smaller.nii.gz")
     same = answer(capsys, "evaluate", reference, reference)
     assert same["mean"]["dice"] == 1
-    assert same["mean"]["hd95_mm"] == 0
+    assert same["mean"]["hausdorff95_mm"] == 0
     data = answer(capsys, "evaluate", smaller, reference, "--tolerance-mm", "0.5")
     rows = {r["name"]: r for r in data["labels"]}
     share = (6 / 8) ** 3
     assert rows["ball"]["dice"] == pytest.approx(2 * share / (1 + share), abs=0.02)
     assert rows["ball"]["assd_mm"] == pytest.approx(2, abs=0.4)
-    assert rows["ball"]["hd95_mm"] == pytest.approx(2, abs=0.8)
+    assert rows["ball"]["hausdorff95_mm"] == pytest.approx(2, abs=0.8)
     assert rows["box"]["dice"] == 1
     assert run(["evaluate", str(smaller), str(reference)]) == 0
     assert "Dice" in capsys.readouterr().out
@@ -182,7 +182,7 @@ def test_evaluate_says_null_where_a_class_is_missed(
     )
     box = next(r for r in data["labels"] if r["name"] == "box")
     assert box["dice"] == 0
-    assert box["hd95_mm"] is None
+    assert box["hausdorff95_mm"] is None
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
