@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "Compare a label map with a reference, class by class.",
     "series": "List what a folder, DICOMDIR or zip holds, and what of it can be read.",
     "convert": "Write an image or label map in another format.",
+    "batch": "Segment many cases, each in a guarded process; resumes by itself.",
     "models": "List the models at hand, or show one.",
     "doctor": "Tell what works on this machine: versions, devices, memory.",
 }

@@ -63,8 +63,9 @@ def scan(path: Path, *, progress: ProgressCallback = silent, cancel: CancelToken
     files, total, notes = _sources(path)
     headers: list[ImageHeader] = []
     skipped: Counter[str] = Counter()
+    looked_at = 0
     with SourceReader() as reader:
-        for n, file in enumerate(files):
+        for looked_at, file in enumerate(files, start=1):
             if cancel is not None:
                 cancel.check()
             header = _cached_header(reader, file)
@@ -76,8 +77,9 @@ def scan(path: Path, *, progress: ProgressCallback = silent, cancel: CancelToken
                 skipped[header.problem.code] += 1
             else:
                 headers.append(header)
-            if n % _REPORT_EVERY == 0:
-                progress(Progress("scan", n + 1, total))
+            if looked_at % _REPORT_EVERY == 0:
+                progress(Progress("scan", looked_at, total))
+    progress(Progress("scan", looked_at, looked_at))
     return Scan(tuple(headers), dict(skipped), notes)
 
 

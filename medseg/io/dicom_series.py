@@ -103,7 +103,7 @@ def read_series(
 
     Raises:
         ReadError: the series' own code where it is refused; `SEVERAL_SERIES`, `SEVERAL_VOLUMES` where
-            there is a choice to make; `NO_SERIES` where there is none to read.
+            there is a choice to make; `NO_SERIES`, `NO_IMAGES` where there is none to read.
         CancelledError: a stop was asked for.
     """
     with _stacks(path, silent, cancel) as (stacks, reader):
@@ -137,7 +137,7 @@ def read_all(
         volumes in order of their first file.
 
     Raises:
-        ReadError: the path cannot be looked into, or `NO_SERIES`.
+        ReadError: the path cannot be looked into, or `NO_SERIES`, `NO_IMAGES`.
         CancelledError: a stop was asked for.
     """
     with _stacks(path, silent, cancel) as (stacks, reader):
@@ -209,9 +209,15 @@ def _nothing(stacks: list[Stack], series_uid: str | None) -> ReadError:
     problems = [s.problem for s in stacks if s.problem is not None]
     if len({p.code for p in problems}) == 1:
         return problems[0].error()
+    if not stacks and series_uid is None:
+        return ReadError(
+            "NO_IMAGES",
+            "expected a folder or zip with a readable series, got no DICOM object; name an image file",
+        )
     if not stacks:
-        what = "no DICOM objects" if series_uid is None else "none of that series UID"
-        return ReadError("NO_SERIES", f"expected a DICOM series, got {what}; check the path")
+        return ReadError(
+            "NO_SERIES", "expected a series of that UID, got none; `medseg series PATH` lists them"
+        )
     codes = list(dict.fromkeys(p.code for p in problems))
     listed = ", ".join(codes[:_SHOWN_CODES]) + (", …" if len(codes) > _SHOWN_CODES else "")
     return ReadError("NO_SERIES", f"expected a readable series, got only refused ones: {listed}")

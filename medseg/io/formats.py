@@ -1,18 +1,17 @@
 """Which file is read and written by whom: one table, four verbs.
 
-Another format is one more row. A folder is a row of its own (`FOLDER`), since no suffix tells what
-is in it.
+Another format is one more row. DICOM is a row of its own, since no suffix tells what is in a folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import ReadError, WriteError
 from medseg.io import metaimage, nifti, nrrd, tiff
-from medseg.io.files import file_size
+from medseg.io.files import file_size, opened
 from medseg.volume import LabelVolume, Volume
 
 
@@ -37,21 +36,25 @@ class Format:
     write_labels: Callable[[LabelVolume, Path], None] | None = None
 
 
-def _no_images(path: Path) -> Volume:  # noqa: ARG001  (the signature of a reader)
-    raise ReadError(
-        "NO_IMAGES",
-        "expected a folder with a readable series, got none; name an image file of a known format",
-    )
+def _dicom_volume(path: Path) -> Volume:
+    from medseg.io.dicom_series import read_series
+
+    return read_series(path)
 
 
-def _no_labels(path: Path) -> LabelVolume:  # noqa: ARG001  (the signature of a reader)
-    raise ReadError("NO_IMAGES", "expected one label file, got a folder; name the file itself")
+def _dicom_labels(path: Path) -> LabelVolume:
+    from medseg.io.dicom_seg_reader import read_dicom_seg
+
+    if path.is_dir():
+        raise ReadError("NO_IMAGES", "expected one label file, got a folder; name the file itself")
+    return read_dicom_seg(path)
 
 
-FOLDER = Format("folder", (), _no_images, _no_labels)
-"""What reads a path that is a folder."""
+DICOM = Format("DICOM", (".dcm", ".ima"), _dicom_volume, _dicom_labels)
+"""What reads a folder, a zip, and a file that is DICOM by its own mark, whatever its name."""
 
 FORMATS = (
+    DICOM,
     Format(
         "NIfTI",
         (".nii", ".nii.gz"),
@@ -105,15 +108,46 @@ def find_format(path: Path) -> Format | None:
 
 def _reader(path: Path) -> Format:
     if path.is_dir():
-        return FOLDER
+        return DICOM
     file_size(path)
-    found = find_format(path)
+    found = find_format(path) or (DICOM if _is_dicom(path) else None)
     if found is None:
         raise ReadError(
             "UNKNOWN_FORMAT",
             f"expected one of {', '.join(known_suffixes())}, got another suffix; convert or rename the file",
         )
     return found
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file carries DICOM's mark, or that of a zip, which may hold a study."""
+    with opened(path) as stream:
+        start = stream.read(132)
+    return start[128:] == b"DICM" or start[:4] == b"PK\x03\x04"
+
+
+def read_all(path: str | Path) -> Iterator[Volume]:
+    """Read every volume of a folder, DICOMDIR or zip of DICOM series; of a file, its one volume.
+
+    Args:
+        path: folder, or file as in `read_volume`.
+
+    Yields:
+        One volume per readable series, time point, echo or image type. What is passed over arrives as a
+        `medseg.io.notices.ReadNotice` warning; `medseg.list_series` tells the whole of it.
+
+    Raises:
+        ReadError: as `read_volume`; `NO_SERIES` where nothing can be read.
+        GeometryError: `BAD_SHAPE`, `BAD_AFFINE`.
+    """
+    path = Path(path)
+    reader = _reader(path)
+    if reader is not DICOM:
+        yield reader.read_volume(path)
+        return
+    from medseg.io import dicom_series
+
+    yield from dicom_series.read_all(path)
 
 
 def read_volume(path: str | Path) -> Volume:
