@@ -35,6 +35,7 @@ class Found:
         label: what a person would call it; used only where plain names were asked for.
         code: stable reason why it is not read, or empty.
         reason: the same for people, without a patient value.
+        is_failure: whether it is a scan that should have been readable, not something else.
     """
 
     sources: tuple[Source, ...] = field(repr=False)
@@ -42,6 +43,12 @@ class Found:
     label: str = field(default="", repr=False)
     code: str = ""
     reason: str = ""
+    is_failure: bool = False
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where its images lie."""
+        return tuple(str(source.path.absolute()) for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Refused:
-    """An input that is no case, and why."""
+    """An input that is no case, and why.
+
+    Attributes:
+        name: safe in paths and logs.
+        code: stable reason.
+        reason: the same for people.
+        state: `skipped`, or `failed` for a scan that should have been readable.
+    """
 
     name: str
     code: str
     reason: str
+    state: str = "skipped"
 
 
 @dataclass(frozen=True)
@@ -77,22 +92,28 @@ class BatchPlan:
 def plan_batch(found: Sequence[Found], key: bytes, *, plain_names: bool = False) -> BatchPlan:
     """Give every input its name; an input found twice becomes one case.
 
+    A name depends on the input's identity alone, so it stays when other inputs come and go or all
+    move together; two inputs of one identity in two places are told apart by their places.
+
     Args:
         found: inputs in any order.
         key: of the pseudonyms.
         plain_names: name cases as the inputs are called.
     """
-    single = list({one.identity: one for one in found}.values())
+    single = list({(one.identity, one.places, one.code): one for one in found}.values())
+    twins = Counter(one.identity for one in single)
     wanted = [safe_name(one.label) if plain_names else "" for one in single]
     taken = Counter(name.casefold() for name in wanted)
     cases: list[Case] = []
     refused: list[Refused] = []
     for one, plain in zip(single, wanted, strict=True):
-        hidden = pseudonym(key, one.identity)
+        words = one.identity if twins[one.identity] == 1 else (*one.identity, *one.places, one.code)
+        hidden = pseudonym(key, words)
         is_taken = taken[plain.casefold()] > 1
         name = f"{plain}-{hidden.removeprefix('case-')}" if plain and is_taken else plain
         if one.code:
-            refused.append(Refused(name or hidden, one.code, one.reason))
+            state = "failed" if one.is_failure else "skipped"
+            refused.append(Refused(name or hidden, one.code, one.reason, state))
         else:
             cases.append(Case(name or hidden, one.sources))
     return BatchPlan(

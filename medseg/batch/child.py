@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from medseg.batch.cases import Case
 from medseg.batch.manifest import file_list
+from medseg.batch.pseudonyms import without_names
 from medseg.batch.work import Answer, CaseTask
 from medseg.errors import MedsegError
 from medseg.progress import Progress
@@ -164,4 +165,5 @@ def perform(task: CaseTask, case: Case, part: Path) -> Answer:
     with _Boundary() as boundary:
         facts = task(case, part, _OWN[0].say)
         boundary.answer = Answer(facts=facts, files=file_list(part))
-    return boundary.answer
+    files = [path for source in case.sources for path in (source.path, *source.files)]
+    return replace(boundary.answer, reason=without_names(boundary.answer.reason, files))

@@ -20,6 +20,7 @@ from medseg.errors import ReadError, WriteError
 KEY_FILE = "names.key"
 KEY_BYTES = 32
 _NAME_DIGITS = 12
+_SHORTEST_NAME = 3
 _RESERVED = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
@@ -87,3 +88,12 @@ def safe_name(text: str) -> str:
     """A text as a folder name of letters, digits, dot, dash and underscore; empty where none is left."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:80]
     return f"_{name}" if _RESERVED.match(name) else name
+
+
+def without_names(text: str, files: Iterable[Path]) -> str:
+    """A message without the names of input files, which may hold a patient's."""
+    names = {word for path in files for word in (path.name, path.stem, ascii(path.name)[1:-1])}
+    for name in sorted(names, key=len, reverse=True):
+        if len(name) >= _SHORTEST_NAME:
+            text = text.replace(name, "…")
+    return text

@@ -135,7 +135,7 @@ def run_batch(
             ledger.requeue_running()
             sweep(driver.cases)
         for one in plan.refused:
-            driver.set_aside(Row(one.name, "", "skipped", one.code, one.reason))
+            driver.set_aside(Row(one.name, "", one.state, one.code, one.reason))
         rows = tuple(sorted(driver.rows, key=lambda row: row.case))
         write_summary(output, "medseg batch", rows)
     return BatchReport(output, rows)

@@ -1,0 +1,188 @@
+"""Find what a batch is given: image files, DICOM series, and tables of cases."""
+
+from __future__ import annotations
+
+import csv
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medseg.batch.cases import Found, Source
+from medseg.batch.pseudonyms import without_names
+from medseg.errors import ReadError
+from medseg.io.dicom_archive import SourceReader
+from medseg.io.dicom_grouping import Stack, stacks_of
+from medseg.io.dicom_pixels import pixel_digest
+from medseg.io.dicom_records import ImageHeader
+from medseg.io.dicom_scan import scan
+from medseg.io.formats import find_format
+from medseg.progress import CancelToken, ProgressCallback, silent
+
+IMAGE_COLUMN = "image"
+CASE_COLUMN = "case"
+SERIES_COLUMN = "series"
+
+
+def find_inputs(
+    paths: Sequence[Path],
+    *,
+    leave_out: Path | None = None,
+    progress: ProgressCallback = silent,
+    cancel: CancelToken | None = None,
+) -> list[Found]:
+    """Look at every path, by names and headers alone.
+
+    Args:
+        paths: image files, folder trees of images or DICOM, zips, DICOMDIRs, and `.csv` tables.
+        leave_out: a folder that is no input, such as that of the results.
+        progress: told how many DICOM files were looked at.
+        cancel: stops between files.
+
+    Returns:
+        Inputs, and DICOM series that make no volume with the reason.
+
+    Raises:
+        ReadError: a path that is not there or cannot be looked into; `NO_CASES`; `BAD_TABLE`.
+        CancelledError: a stop was asked for.
+    """
+    barred = None if leave_out is None else leave_out.absolute()
+    found: list[Found] = []
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            found += read_table(path)
+        elif path.is_dir():
+            found += _in_folder(path.absolute(), barred, progress, cancel)
+        elif find_format(path) is not None:
+            found.append(_image(path.absolute(), path.absolute().parent))
+        else:
+            found += _series(path.absolute(), None, progress, cancel)
+    if not found:
+        raise ReadError("NO_CASES", "expected images or DICOM series, got none; check the paths")
+    return found
+
+
+def _in_folder(
+    root: Path, barred: Path | None, progress: ProgressCallback, cancel: CancelToken | None
+) -> Iterator[Found]:
+    has_others = False
+    for path in _regular_files(root, barred):
+        if cancel is not None:
+            cancel.check()
+        if find_format(path) is not None:
+            yield _image(path, root)
+        elif path.suffix.lower() == ".zip":
+            yield from _series(path, None, progress, cancel)
+        else:
+            has_others = True
+    if has_others:
+        yield from _series(root, barred, progress, cancel)
+
+
+def _regular_files(root: Path, barred: Path | None) -> Iterator[Path]:
+    """Regular files below a folder by name; links are not followed, hidden folders not entered."""
+    for where, folders, names in os.walk(root):
+        here = Path(where)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and here / name != barred)
+        for name in sorted(names):
+            try:
+                is_regular = stat.S_ISREG((here / name).lstat().st_mode)
+            except OSError:
+                continue
+            if is_regular and not name.startswith("."):
+                yield here / name
+
+
+def _image(path: Path, root: Path) -> Found:
+    source = Source(path, files=(path,))
+    name = path.name
+    format_ = find_format(path)
+    suffixes = () if format_ is None else format_.suffixes
+    ends = [len(suffix) for suffix in suffixes if name.lower().endswith(suffix)]
+    return Found(
+        (source,), ("file", path.relative_to(root).as_posix()), name[: -max(ends, default=0) or None]
+    )
+
+
+def _series(
+    root: Path, barred: Path | None, progress: ProgressCallback, cancel: CancelToken | None
+) -> Iterator[Found]:
+    headers = [
+        header
+        for header in scan(root, progress=progress, cancel=cancel).headers
+        if barred is None or barred not in header.file.path.absolute().parents
+    ]
+    files: dict[tuple[str, str], list[ImageHeader]] = defaultdict(list)
+    for header in headers:
+        files[header.study_uid, header.series_uid].append(header)
+    with SourceReader() as reader:
+        stacks = stacks_of(headers, lambda header: pixel_digest(reader, header))
+    seen: set[tuple[str, ...]] = set()
+    for stack in stacks:
+        code = "" if stack.problem is None else stack.problem.code
+        identity = ("series", stack.study_uid, stack.series_uid)
+        if (*identity, code) not in seen:
+            seen.add((*identity, code))
+            yield _of_stack(stack, identity, files[stack.study_uid, stack.series_uid])
+
+
+def _of_stack(stack: Stack, identity: tuple[str, ...], headers: Sequence[ImageHeader]) -> Found:
+    """A series as an input. Its place is the smallest folder that holds it: soon looked through again."""
+    paths = sorted({header.file.path.absolute() for header in headers})
+    is_inside_zip = any(header.file.member for header in headers)
+    place = paths[0] if is_inside_zip else Path(os.path.commonpath([path.parent for path in paths]))
+    source = Source(place, stack.series_uid, tuple(paths))
+    if stack.problem is None:
+        return Found((source,), identity, stack.series_uid)
+    members = [Path(header.file.member) for header in headers if header.file.member]
+    reason = without_names(stack.problem.reason, [*paths, *members])
+    harmless = {header.set_aside.code for header in headers if header.set_aside is not None}
+    code = stack.problem.code
+    return Found((source,), (*identity, code), stack.series_uid, code, reason, code not in harmless)
+
+
+def read_table(path: Path) -> list[Found]:
+    """Cases from a CSV table, one per row.
+
+    Columns: `image`, and `image2`, `image3`, … where the model takes several; `case`, a name of the
+    row, and `series`, the UID of the series where `image` is a folder or zip, may be left out. Paths
+    count from the table's folder.
+
+    Raises:
+        ReadError: `BAD_TABLE`, `FILE_NOT_FOUND`.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            heads = [head.strip().lower() for head in reader.fieldnames or ()]
+            rows = [dict(zip(heads, (cell.strip() for cell in row.values()), strict=True)) for row in reader]
+    except FileNotFoundError as error:
+        raise ReadError("FILE_NOT_FOUND", "expected a table of cases, got a path to nothing") from error
+    except (OSError, csv.Error, UnicodeDecodeError, AttributeError, ValueError) as error:
+        raise ReadError(
+            "BAD_TABLE", "expected a CSV table in UTF-8 with as many cells as heads in each row; mend it"
+        ) from error
+    images = [head for head in heads if head.startswith(IMAGE_COLUMN)]
+    if IMAGE_COLUMN not in images or len(set(heads)) < len(heads):
+        raise ReadError(
+            "BAD_TABLE", "expected a column `image`, and each column once, got another first line; mend it"
+        )
+    return [_row(row, images, path.absolute().parent, n) for n, row in enumerate(rows, start=2)]
+
+
+def _row(row: dict[str, str], images: Sequence[str], folder: Path, line: int) -> Found:
+    if not row[IMAGE_COLUMN]:
+        raise ReadError(
+            "BAD_TABLE", f"expected a path in column `image`, got none in line {line}; fill it in"
+        )
+    cells = [row[head] for head in images if row[head]]
+    sources = tuple(_table_source(folder / cell, row.get(SERIES_COLUMN, "")) for cell in cells)
+    name = row.get(CASE_COLUMN, "")
+    return Found(sources, ("row", name) if name else ("file", *cells), name or Path(cells[0]).name)
+
+
+def _table_source(path: Path, series_uid: str) -> Source:
+    if path.is_dir():
+        return Source(path, series_uid, tuple(_regular_files(path, None)))
+    return Source(path, series_uid, (path,))
