@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from medseg.inference.plan import InferencePlan, plan_inference
 from medseg.inference.predict import predict
 from medseg.inference.settings import InferenceSettings
-from medseg.instances.separate import separate as separate_class
+from medseg.instances.separate import separate as separate_objects
 from medseg.instances.settings import SeparationSettings
 from medseg.io.formats import read_volume
 from medseg.measure.regions import Region, measure_regions
@@ -97,16 +95,12 @@ def segment(
     with clock.stage("segment"):
         plan = plan_inference(volume.geometry, ready, settings)
         labels = predict(volume, ready, settings, progress, cancel)
-    instances = None
+    instances: InstanceVolume | None = None
     if separate:
         with clock.stage("separate"):
-            found = [
-                separate_class(
-                    labels, name, settings=separation, image=volume, progress=progress, cancel=cancel
-                )
-                for name in separate
-            ]
-            instances = _joined(found)
+            instances = separate_objects(
+                labels, separate, settings=separation, image=volume, progress=progress, cancel=cancel
+            )
     cancel.check()
     with clock.stage("measure"):
         regions = _measured(labels, instances, volume)
@@ -129,20 +123,6 @@ def segment(
 
 def _loaded(model: str | PathLike[str], settings: InferenceSettings) -> Model:
     return load_model(model if isinstance(model, str) else Path(model), device=settings.device)
-
-
-def _joined(found: Sequence[InstanceVolume]) -> InstanceVolume:
-    """Objects of several classes as one map; ids go on from class to class."""
-    if len(found) == 1:
-        return found[0]
-    array = np.zeros(found[0].geometry.shape, dtype=np.int32)
-    classes: dict[int, int] = {}
-    for one in found:
-        offset = max(classes, default=0)
-        mask = one.array > 0
-        array[mask] = one.array[mask] + offset
-        classes |= {object_id + offset: class_id for object_id, class_id in one.classes.items()}
-    return InstanceVolume(array, found[0].geometry, found[0].labels, classes)
 
 
 def _measured(labels: LabelVolume, instances: InstanceVolume | None, image: Volume) -> tuple[Region, ...]:

@@ -103,7 +103,7 @@ def write_tiny_bundle(
     Args:
         folder: bundle to make; its name is the model's in the user's folder.
         metadata: keys that replace those of `tiny_metadata`.
-        inference: keys that replace those of `tiny_inference`; the network must stay buildable.
+        inference: keys that replace those of `tiny_inference`; the network must be buildable.
         seed: of the weights.
     """
     import torch
@@ -118,7 +118,7 @@ def write_tiny_bundle(
     (folder / "LICENSE").write_text("Apache License 2.0\n")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        arguments = {k: v for k, v in tiny_inference()["network_def"].items() if not k.startswith("_")}
+        arguments = {k: v for k, v in recipe["network_def"].items() if not k.startswith("_")}
         network, _ = build_network("UNet", arguments)
         for parameter in network.parameters():
             parameter.data.normal_(0.0, 0.5)
