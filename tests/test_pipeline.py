@@ -23,7 +23,7 @@ from medseg.progress import CancelToken, Progress
 from medseg.volume import Volume
 
 POINT_MM = np.array([4.3, -7.9, 11.2])
-BLOBS_MM = (POINT_MM, POINT_MM + (0.0, 18.0, 0.0))
+BLOBS_MM = (POINT_MM, POINT_MM + np.array([0.0, 18.0, 0.0]))
 
 
 def grid_around_point(spacing_mm: tuple[float, float, float] = (1.5, 2.0, 2.7)) -> Geometry:
