@@ -40,6 +40,12 @@ INK: Colour = (225, 228, 232)
 SAMPLED_VOXELS = 2_000_000
 """About how many voxels decide the grey scale."""
 
+AIR_BELOW_HU = -500
+"""A scan with so dark voxels is a CT in Hounsfield units."""
+
+SOFT_TISSUE_HU = (-175.0, 275.0)
+"""Window of an abdominal CT: width 450, level 50."""
+
 Rgb = npt.NDArray[np.uint8]
 
 
@@ -128,11 +134,13 @@ def _facing(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _grey_window(array: npt.NDArray[Any]) -> tuple[float, float]:
-    """Dark and bright end: the 1st and 99.5th percentile of a regular sample."""
+    """Dark and bright end: the 1st and 99.5th percentile of a sample; soft tissue where air is -1000."""
     step = max(1, round((array.size / SAMPLED_VOXELS) ** (1 / 3)))
     sample = array[::step, ::step, ::step].astype(np.float64)
     sample = sample[np.isfinite(sample)]
     low, high = np.percentile(sample, [1, 99.5]) if sample.size else (0.0, 1.0)
+    if low < AIR_BELOW_HU:
+        return SOFT_TISSUE_HU
     return float(low), float(high if high > low else low + 1)
 
 
@@ -273,7 +281,7 @@ def _write_text(draw: Any, place: tuple[int, int], text: str) -> None:
 
 def _png(picture: Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG")
     return stream.getvalue()
 
 
