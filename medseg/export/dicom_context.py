@@ -215,6 +215,11 @@ def _slice_thickness(header: Dataset, source: DicomSource) -> float:
     return float(gaps.min()) if len(gaps) else source.slices[0].pixel_spacing_mm[0]
 
 
+def stand_in_uid(index: int) -> str:
+    """Instance UID of the stand-in for a slice."""
+    return f"2.25.{index + 1}"
+
+
 def stand_ins(context: DicomContext) -> list[Dataset]:
     """One plain CT image header per slice, in order, without a patient and with made-up UIDs.
 
@@ -224,10 +229,10 @@ def stand_ins(context: DicomContext) -> list[Dataset]:
 
     first = context.source.slices[0]
     images = []
-    for number, plane in enumerate(context.source.slices, start=1):
+    for index, plane in enumerate(context.source.slices):
         image = Dataset()
         image.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-        image.SOPInstanceUID = f"2.25.{number}"
+        image.SOPInstanceUID = stand_in_uid(index)
         image.StudyInstanceUID = "2.25.1"
         image.SeriesInstanceUID = "2.25.2"
         image.FrameOfReferenceUID = context.frame_of_reference_uid
@@ -267,6 +272,8 @@ def complete(dataset: Dataset, context: DicomContext, kind: str) -> None:
     for name in ("InstanceCreationDate", "InstanceCreationTime"):
         if name in dataset:
             del dataset[name]
+    for equipment in dataset.get("ContributingEquipmentSequence") or ():
+        equipment.pop("ContributionDateTime", None)
     dataset.SeriesDate, dataset.SeriesTime = context.date, context.time
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = MANUFACTURER

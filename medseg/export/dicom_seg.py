@@ -20,6 +20,7 @@ from medseg.export.dicom_context import (
     image_reference,
     quiet_libraries,
     source_references,
+    stand_in_uid,
     stand_ins,
 )
 from medseg.export.dicom_segments import Segment, long_string, segments_of
@@ -170,17 +171,20 @@ def _description(segment: Segment, record: RunRecord) -> Any:
 
 
 def _refer_to_source(dataset: Dataset, context: DicomContext) -> None:
-    """Put the true source images in place of the stand-ins', whose UIDs end in the slice's number."""
+    """Put the true source images in place of the stand-ins."""
     references = source_references(context)
     dataset.SourceImageSequence = references
     series = type(references[0])()
     series.SeriesInstanceUID = context.series_uid
     series.ReferencedInstanceSequence = references
     dataset.ReferencedSeriesSequence = [series]
+    true_of = {stand_in_uid(n): n for n in range(len(context.source.slices))}
     for frame in dataset.PerFrameFunctionalGroupsSequence:
         for derivation in frame.DerivationImageSequence:
             for item in derivation.SourceImageSequence:
-                index = int(str(item.ReferencedSOPInstanceUID).rpartition(".")[2]) - 1
+                index = true_of.get(item.ReferencedSOPInstanceUID)
+                if index is None:  # frames of one plane share the item: it is done
+                    continue
                 item.update(image_reference(context, index))
                 if context.source.slices[index].tile is not None:
                     item.SpatialLocationsPreserved = "NO"

@@ -7,7 +7,7 @@ of the frames that are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from medseg.errors import ReadError
 from medseg.geometry import FloatArray, Geometry
+from medseg.io.dicom_codecs import decode_frames
 from medseg.io.dicom_elements import EXPLICIT_LITTLE, IMPLICIT_LITTLE, Elements, RawHeader, read_raw_header
 from medseg.io.dicom_multiframe import FRAME_GROUPS, SHARED_GROUPS, multiframe_planes
-from medseg.io.dicom_records import Plane
+from medseg.io.dicom_records import PixelLayout, Plane
 from medseg.io.dicom_segment_names import SEGMENTS, labels_of_segments
 from medseg.io.dicom_stack import grid_of_planes, place_on_grid
+from medseg.io.dicom_syntaxes import is_decodable
 from medseg.io.dicom_values import integer_text, integers, word
 from medseg.io.files import file_size, opened
 from medseg.io.lps import ras_from_lps
@@ -218,12 +220,37 @@ def _unpacked(data: bytes, bits: int, skip: int, count: int) -> npt.NDArray[Any]
 
 
 def _decoded_frames(seg: _Seg) -> Iterator[npt.NDArray[Any]]:
-    from pydicom.pixels.utils import iter_pixels
+    from pydicom.encaps import generate_frames
 
+    place, first = seg.raw.pixels, seg.planes[0]
+    if (
+        place is None
+        or place.length is not None
+        or not is_decodable(seg.raw.transfer_syntax)
+        or seg.bits == 1
+    ):
+        raise ReadError("UNSUPPORTED_TS", "expected frames in a known encoding, got another; decompress it")
+    layout = PixelLayout(
+        seg.raw.transfer_syntax, first.rows, first.columns, 1, seg.bits, seg.bits, seg.bits - 1,
+        signed=False, inverted=False, body=0, offset=0, length=None,
+    )  # fmt: skip
+    with opened(seg.path) as stream:
+        stream.seek(place.offset)
+        data = stream.read()
+    count = 0
     try:
-        frames: Iterable[npt.NDArray[Any]] = iter_pixels(seg.path)
-        yield from frames
-    except (ValueError, AttributeError, RuntimeError, NotImplementedError, OSError) as error:
-        raise ReadError(
-            "DECODE_FAILED", "expected compressed frames, got some that cannot be decoded; copy it again"
-        ) from error
+        for frame in generate_frames(data, number_of_frames=len(seg.planes)):
+            yield decode_frames(layout, [frame])[0].reshape(first.rows, first.columns)
+            count += 1
+    except ReadError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise _undecodable() from error
+    if count != len(seg.planes):
+        raise _undecodable()
+
+
+def _undecodable() -> ReadError:
+    return ReadError(
+        "DECODE_FAILED", "expected compressed frames, got some that cannot be decoded; copy it again"
+    )
