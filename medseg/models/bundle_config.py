@@ -109,6 +109,9 @@ class BundleConfig:
             value: JSON value.
             where: its place in the recipe, for messages.
             depth: references followed so far.
+
+        Raises:
+            ModelError: `BAD_BUNDLE`, a reference that leads nowhere or in a circle.
         """
         if depth > _DEEPEST:
             raise ModelError("BAD_BUNDLE", f"expected a value at {where!r}, got references in a circle")

@@ -55,6 +55,9 @@ def step_list(value: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
     """(short class name, arguments) of every enabled transform of a `Compose` or a plain list.
 
     The `d` of dictionary transforms is left off: `Spacingd`, `SpacingD` and `Spacing` are one.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, not a list of transforms; `CODE_REFUSED`, code in its place.
     """
     if isinstance(value, Mapping):
         value = value.get("transforms", [])
@@ -78,7 +81,11 @@ def step_list(value: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def truth(value: Any) -> bool:
-    """A yes or no, also where a recipe spells it as the words `"True"` and `"False"`."""
+    """A yes or no, also where a recipe spells it as the words `"True"` and `"False"`.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, another value; `CODE_REFUSED`, code in its place.
+    """
     value = plain(value)
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
@@ -90,7 +97,11 @@ def truth(value: Any) -> bool:
 
 
 def number(step: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A number of a transform's arguments."""
+    """A number of a transform's arguments.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, another value; `CODE_REFUSED`, code in its place.
+    """
     value = plain(step.get(key, default))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ModelError(
@@ -100,7 +111,11 @@ def number(step: Mapping[str, Any], key: str, default: float | None = None) -> f
 
 
 def triple(value: Any, what: str) -> tuple[float, float, float]:
-    """Three numbers; a single one counts for all axes."""
+    """Three numbers; a single one counts for all axes.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, another value; `CODE_REFUSED`, code in its place.
+    """
     value = plain(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [value] * 3

@@ -103,8 +103,8 @@ def test_labels_and_scores_equal(shape: Triple, window: SlidingWindow) -> None:
 def test_ones_in_ones_out(shape: Triple, window: SlidingWindow) -> None:
     """A network that answers 1 everywhere averages to 1, whatever the weights."""
     model = random_model(make_card(window=window))
-    torch.nn.init.zeros_(model.network[2].weight)  # type: ignore[index]
-    torch.nn.init.ones_(model.network[2].bias)  # type: ignore[index]
+    torch.nn.init.zeros_(model.network[2].weight)  # type: ignore[index]  # a Sequential
+    torch.nn.init.ones_(model.network[2].bias)  # type: ignore[index]  # a Sequential
     scores = our_scores(noise(shape), model)
     assert torch.allclose(scores, torch.ones_like(scores), atol=1e-6)
 
