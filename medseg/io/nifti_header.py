@@ -164,7 +164,7 @@ def _qform(header: Any) -> FloatArray:
     pixdim = [float(p) for p in header["pixdim"][:4]]
     affine = np.eye(4)
     square = b * b + c * c + d * d
-    if not math.isfinite(square) or square > 1.01:
+    if not square <= 1.01 or not all(math.isfinite(p) for p in pixdim):
         return np.full((4, 4), np.nan)
     norm = max(1.0, math.sqrt(square))
     b, c, d = b / norm, c / norm, d / norm

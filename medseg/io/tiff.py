@@ -33,6 +33,7 @@ from medseg.io.label_table import caret_xml, labels_from_caret_xml
 from medseg.io.notices import notify
 from medseg.io.plain_xml import parse_plain_xml
 from medseg.io.stored import Encoding, Inflater, StoredVoxels, check_claim
+from medseg.io.tiff_pages import first_page_tags
 from medseg.io.voxels import as_labels, as_volume, label_ids, plain_type
 from medseg.labels import LabelSet
 from medseg.volume import Array, LabelVolume, Volume
@@ -44,13 +45,12 @@ UNIT_MM = {
 RAW, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 8, 32946, 32773
 CENTIMETRE = 3
 DESCRIPTION = 270
-MAX_TAGS = 4096
 FIXED_UUID = "urn:uuid:00000000-0000-0000-0000-000000000000"
 """OME asks for one; a random one would make the same volume give other bytes."""
 
 _PARSER_ERRORS = (
-    ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
-    struct.error, zlib.error,
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 """What tifffile raises for damaged files: it promises no type."""
 
@@ -144,18 +144,17 @@ def _read_stack(path: Path) -> _Stack:
     import tifffile
 
     size = file_size(path)
-    with opened(path) as stream:
-        if stream.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            raise ReadError(
-                "WRONG_FORMAT", "expected a TIFF, got something else; give the file its own suffix"
-            )
+    codes = first_page_tags(path)
     flags: dict[str, Any] = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
     with _parsing(), tifffile.TiffFile(path, _multifile=False, **flags) as tiff:
         series = tiff.series
         if len(series) != 1:
             raise _not_a_stack(f"{len(series)} images of different kinds")
         page = series[0].keyframe
-        _check_description(tiff, page)
+        if DESCRIPTION in codes and DESCRIPTION not in page.tags:  # tifffile passes over a cut one
+            raise ReadError(
+                "PIXELS_TRUNCATED", "expected a description, got one beyond the end; copy the file again"
+            )
         description = page.description
         image_j = dict(tiff.imagej_metadata or {})
         shape = _shape(series[0].get_axes(False), series[0].get_shape(False))
@@ -197,19 +196,6 @@ def _check_contents(description: str, image_j: Mapping[str, Any], pages: int) ->
         raise _not_a_stack("several channels or time points")
     if int(ome.get("SizeZ", pages)) != pages:
         raise _not_a_stack(f"{pages} pages of {ome['SizeZ']}, the others in files beside it")
-
-
-def _check_description(tiff: Any, page: Any) -> None:
-    """Refuse a page whose description lies beyond the file's end: tifffile passes over such a tag."""
-    form = tiff.tiff
-    tiff.filehandle.seek(page.offset)
-    count = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))[0]
-    entries = tiff.filehandle.read(min(count, MAX_TAGS) * form.tagsize)
-    codes = struct.iter_unpack(f"{form.byteorder}H{form.tagsize - 2}x", entries)
-    if DESCRIPTION not in page.tags and any(code == DESCRIPTION for (code,) in codes):
-        raise ReadError(
-            "PIXELS_TRUNCATED", "expected a description, got one beyond the end; copy the file again"
-        )
 
 
 def _check_strips(path: Path, pages: Any, size: int) -> None:

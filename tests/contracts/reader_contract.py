@@ -8,7 +8,7 @@ import tempfile
 import time
 import tracemalloc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -141,7 +141,12 @@ class ReaderContract:
 
     def test_any_memory_order_and_byte_order_is_written_alike(self, tmp_path: Path) -> None:
         volume = self.sample()
-        orders = [np.ascontiguousarray, np.asfortranarray, lambda a: a.astype(">i2"), lambda a: a[::-1][::-1]]
+        orders: list[Callable[[Any], Any]] = [
+            np.ascontiguousarray,
+            np.asfortranarray,
+            lambda a: a.astype(">i2"),
+            lambda a: a[::-1][::-1],
+        ]
         files = set()
         for n, order in enumerate(orders):
             path = tmp_path / f"{n}{self.suffix}"

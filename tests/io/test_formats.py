@@ -51,13 +51,12 @@ def test_every_writable_format_reads_its_own(tmp_path: Path, suffix: str, upper:
 
 @pytest.mark.parametrize("suffix", [".png", ".hdr", ".mhd", ".gz", ""])
 def test_unknown_suffixes_are_not_written(tmp_path: Path, suffix: str) -> None:
-    for write, value in (
-        (formats.write_volume, VOLUME),
-        (formats.write_labels, LabelVolume(abs(VOLUME.array.astype(int)), VOLUME.geometry)),
-    ):
-        with pytest.raises(MedsegError) as caught:
-            write(value, tmp_path / f"a{suffix}")
-        assert caught.value.code == "UNKNOWN_FORMAT"
+    labels = LabelVolume(abs(VOLUME.array.astype(int)), VOLUME.geometry)
+    with pytest.raises(MedsegError) as of_volume:
+        formats.write_volume(VOLUME, tmp_path / f"a{suffix}")
+    with pytest.raises(MedsegError) as of_labels:
+        formats.write_labels(labels, tmp_path / f"a{suffix}")
+    assert of_volume.value.code == of_labels.value.code == "UNKNOWN_FORMAT"
     assert not list(tmp_path.iterdir())
 
 

@@ -25,12 +25,17 @@ from medseg.io.notices import ReadNotice
 from medseg.volume import Volume
 
 
+def loaded(path: Path) -> Any:
+    """As nibabel reads it; its own type hints do not tell of images."""
+    return nib.load(path)
+
+
 class TestPlainNifti(ReaderContract):
     suffix = ".nii"
     place_tolerance_voxels = 0.05  # an sform holds float32
 
     def reference(self, path: Path) -> tuple[Any, Any]:
-        image = nib.load(path)
+        image = loaded(path)
         return np.asarray(image.dataobj), image.affine
 
     def write_by_reference(self, volume: Volume, path: Path) -> None:
@@ -124,7 +129,7 @@ def test_sform_wins_and_a_disagreement_is_told(tmp_path: Path) -> None:
     path = patched(tmp_path / "a.nii", qform_code=1, qoffset_x=0.6, pixdim=[1, 1, 2, 3, 1, 1, 1, 1])
     with pytest.warns(ReadNotice, match="SFORM_QFORM_DIFFER"):
         volume = formats.read_volume(path)
-    np.testing.assert_array_equal(volume.geometry.affine, nib.load(path).affine)
+    np.testing.assert_array_equal(volume.geometry.affine, loaded(path).affine)
 
 
 def test_half_a_voxel_between_the_forms_is_not_told(tmp_path: Path) -> None:
@@ -138,14 +143,14 @@ def test_qform_without_sform(tmp_path: Path, qfac: int) -> None:
     fields = {"quatern_b": 0.5, "quatern_c": -0.3, "quatern_d": 0.1, "qoffset_x": 4, "qoffset_z": -7}
     pixdim = [qfac, 1.5, 2, 3, 1, 1, 1, 1]
     path = patched(tmp_path / "a.nii", sform_code=0, qform_code=1, pixdim=pixdim, **fields)
-    np.testing.assert_allclose(formats.read_volume(path).geometry.affine, nib.load(path).affine, atol=1e-6)
+    np.testing.assert_allclose(formats.read_volume(path).geometry.affine, loaded(path).affine, atol=1e-6)
 
 
 def test_without_any_form_spacing_is_taken_and_told(tmp_path: Path) -> None:
     path = patched(tmp_path / "a.nii", sform_code=0, pixdim=[1, 1.5, 2, 3, 1, 1, 1, 1])
     with pytest.warns(ReadNotice, match="NO_ORIENTATION"):
         volume = formats.read_volume(path)
-    np.testing.assert_allclose(volume.geometry.affine, nib.load(path).affine)
+    np.testing.assert_allclose(volume.geometry.affine, loaded(path).affine)
 
 
 @pytest.mark.parametrize(("unit", "mm"), [(0, 1.0), (1, 1000.0), (2, 1.0), (3, 0.001)])
@@ -158,7 +163,7 @@ def test_qform_is_written_only_without_shear(tmp_path: Path) -> None:
     sheared = np.array([[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     for affine, code in ((np.diag([1.0, 2, 3, 1]), 1), (sheared, 0)):
         formats.write_volume(noise(Geometry((3, 4, 5), affine)), tmp_path / "a.nii")
-        header = nib.load(tmp_path / "a.nii").header
+        header = loaded(tmp_path / "a.nii").header
         assert (int(header["sform_code"]), int(header["qform_code"])) == (1, code)
         assert header.get_xyzt_units()[0] == "mm"
 
@@ -166,7 +171,7 @@ def test_qform_is_written_only_without_shear(tmp_path: Path) -> None:
 def test_long_axes_need_nifti_2(tmp_path: Path) -> None:
     volume = Volume(np.zeros((40000, 1, 2), np.uint8), Geometry.from_spacing((40000, 1, 2)))
     formats.write_volume(volume, tmp_path / "a.nii.gz")
-    assert isinstance(nib.load(tmp_path / "a.nii.gz"), nib.Nifti2Image)
+    assert isinstance(loaded(tmp_path / "a.nii.gz"), nib.Nifti2Image)
     assert formats.read_volume(tmp_path / "a.nii.gz").array.shape == (40000, 1, 2)
 
 
@@ -195,7 +200,7 @@ def test_scaling_is_nibabels_and_integers_stay_whole(
     path = patched(tmp_path / "a.nii", scl_slope=slope, scl_inter=intercept)
     volume = formats.read_volume(path)
     assert volume.array.dtype == np.dtype(dtype)
-    np.testing.assert_allclose(volume.array, nib.load(path).get_fdata(), rtol=1e-6)
+    np.testing.assert_allclose(volume.array, loaded(path).get_fdata(), rtol=1e-6)
 
 
 def test_scaled_label_maps_are_read(tmp_path: Path) -> None:
@@ -210,7 +215,7 @@ def test_the_extension_is_the_one_that_totalsegmentator_reads(tmp_path: Path) ->
     from xml.etree import ElementTree
 
     labels = formats.read_labels(patched(tmp_path / "a.nii"))
-    image = nib.load(formats.write_labels(labels, tmp_path / "b.nii.gz"))
+    image = loaded(formats.write_labels(labels, tmp_path / "b.nii.gz"))
     extension = image.header.extensions[0]
     assert extension.get_code() == 0
     table = ElementTree.fromstring(extension.get_content()).find("VolumeInformation/LabelTable")  # noqa: S314
@@ -331,7 +336,7 @@ def a_pair(folder: Path, suffix: str = "") -> tuple[Path, Path]:
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_either_file_of_a_pair_names_it(tmp_path: Path, suffix: str) -> None:
     for path in a_pair(tmp_path, suffix):
-        np.testing.assert_array_equal(formats.read_volume(path).array, np.asarray(nib.load(path).dataobj))
+        np.testing.assert_array_equal(formats.read_volume(path).array, np.asarray(loaded(path).dataobj))
 
 
 def test_half_a_pair_or_a_link_is_refused(tmp_path: Path) -> None:
@@ -360,7 +365,7 @@ def test_real_files_as_nibabel_reads_them(shared_data: Path, read: Callable[[Pat
         "brain_mr/aal.nii.gz",
         "brain_mr/ch2.nii.gz",
     ):
-        image = nib.load(shared_data / name)
+        image = loaded(shared_data / name)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             volume = read(shared_data / name)

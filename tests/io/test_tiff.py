@@ -162,11 +162,26 @@ def test_files_beside_an_ome_tiff_are_not_followed(tmp_path: Path) -> None:
     assert code_of(path) == "NOT_A_VOLUME"
 
 
+@pytest.mark.parametrize("back_to", [0, 1])
+def test_pages_in_a_circle_are_refused(tmp_path: Path, back_to: int) -> None:
+    path = tmp_path / "a.tif"
+    save(path, STACK)
+    with tifffile.TiffFile(path) as file:
+        starts = [page.offset for page in file.pages]
+    content = bytearray(path.read_bytes())
+    position = starts[-1]
+    tags = int.from_bytes(content[position : position + 2], "little")
+    end = position + 2 + 12 * tags
+    content[end : end + 4] = starts[back_to].to_bytes(4, "little")
+    path.write_bytes(content)
+    assert code_of(path) == "BAD_HEADER"
+
+
 def test_unknown_packing_is_refused(tmp_path: Path) -> None:
     path = formats.write_volume(noise(Geometry.from_spacing((8, 9, 4))), tmp_path / "a.tif")
     with tifffile.TiffFile(path, mode="r+") as file:
         for page in file.pages:
-            page.tags["Compression"].overwrite(5)
+            page.aspage().tags["Compression"].overwrite(5)
     assert code_of(path) == "UNSUPPORTED_ENCODING"
 
 
@@ -177,8 +192,8 @@ def test_a_strip_that_inflates_beyond_its_page_is_refused(tmp_path: Path) -> Non
     with tifffile.TiffFile(path, mode="r+") as file:
         end = path.stat().st_size
         for page in file.pages:
-            page.tags["StripOffsets"].overwrite(end)
-            page.tags["StripByteCounts"].overwrite(len(bomb))
+            page.aspage().tags["StripOffsets"].overwrite(end)
+            page.aspage().tags["StripByteCounts"].overwrite(len(bomb))
     path.write_bytes(path.read_bytes() + bomb)
     assert code_of(path) == "DECOMPRESSION_BOMB"
     TestTiff().check_bounded(path)
