@@ -17,12 +17,13 @@ from medseg.io.dicom_grouping import Stack, stacks_of
 from medseg.io.dicom_pixels import pixel_digest
 from medseg.io.dicom_records import ImageHeader
 from medseg.io.dicom_scan import scan
-from medseg.io.formats import find_format
+from medseg.io.formats import DICOM, find_format
 from medseg.progress import CancelToken, ProgressCallback, silent
 
 IMAGE_COLUMN = "image"
 CASE_COLUMN = "case"
 SERIES_COLUMN = "series"
+_DATA_OF_PAIRS = (".img", ".img.gz")
 
 
 def find_inputs(
@@ -54,7 +55,7 @@ def find_inputs(
             found += read_table(path)
         elif path.is_dir():
             found += _in_folder(path.absolute(), barred, progress, cancel)
-        elif find_format(path) is not None:
+        elif _is_image(path):
             found.append(_image(path.absolute(), path.absolute().parent))
         else:
             found += _series(path.absolute(), None, progress, cancel)
@@ -70,7 +71,7 @@ def _in_folder(
     for path in _regular_files(root, barred):
         if cancel is not None:
             cancel.check()
-        if find_format(path) is not None:
+        if _is_image(path):
             yield _image(path, root)
         elif path.suffix.lower() == ".zip":
             yield from _series(path, None, progress, cancel)
@@ -92,6 +93,12 @@ def _regular_files(root: Path, barred: Path | None) -> Iterator[Path]:
                 continue
             if is_regular and not name.startswith("."):
                 yield here / name
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a name promises a whole volume; DICOM files and the data of a pair are parts of one."""
+    format_ = find_format(path)
+    return format_ not in (None, DICOM) and not path.name.lower().endswith(_DATA_OF_PAIRS)
 
 
 def _image(path: Path, root: Path) -> Found:

@@ -1,0 +1,198 @@
+"""What a batch is given, what it makes of it, and the names that may stand in paths."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medseg.batch.cases import Found, Source, plan_batch
+from medseg.batch.find import find_inputs, read_table
+from medseg.batch.pseudonyms import folder_key, pseudonym, safe_name, without_names
+from medseg.errors import ReadError
+
+KEY = bytes(32)
+
+
+def found(*words: str, place: str = "a", code: str = "") -> Found:
+    return Found((Source(Path(place)),), words, words[-1], code, code and "reason")
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+# ---------------------------------------------------------------------- names
+
+
+def test_a_pseudonym_depends_on_key_and_words_and_tells_neither() -> None:
+    one = pseudonym(KEY, ("DOE", "JOHN"))
+    assert one == pseudonym(KEY, ("DOE", "JOHN"))
+    assert one != pseudonym(b"1" * 32, ("DOE", "JOHN"))
+    assert one != pseudonym(KEY, ("DOEJOHN",))
+    assert one.startswith("case-")
+    assert "doe" not in one.lower()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text())
+def test_a_safe_name_is_one_plain_component(text: str) -> None:
+    name = safe_name(text)
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+    assert not name.startswith((".", "-"))
+    assert len(name) <= 81
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("../../etc/passwd", "etc_passwd"),
+        ("CON", "_CON"),
+        ("-rf", "rf"),
+        ("C:\\..\\x:y*?", "C_.._x_y"),
+        ("..", ""),
+    ],
+)
+def test_a_hostile_name_is_disarmed(text: str, name: str) -> None:
+    assert safe_name(text) == name
+
+
+def test_a_key_that_is_none_is_refused(tmp_path: Path) -> None:
+    key = folder_key(tmp_path)
+    assert folder_key(tmp_path) == key
+    (tmp_path / "names.key").write_text("no key")
+    with pytest.raises(ReadError) as caught:
+        folder_key(tmp_path)
+    assert caught.value.code == "BAD_KEY"
+
+
+def test_file_names_leave_messages() -> None:
+    text = without_names("cannot read DOE^JOHN.nii.gz (DOE^JOHN.nii)", [Path("/x/DOE^JOHN.nii.gz")])
+    assert "DOE" not in text
+
+
+# ---------------------------------------------------------------------- plan
+
+
+def test_cases_are_sorted_by_name_whatever_the_order() -> None:
+    some = [found("file", name, place=name) for name in "abcdefg"]
+    assert plan_batch(some, KEY) == plan_batch(some[::-1], KEY)
+
+
+def test_an_input_found_twice_is_one_case_and_two_of_one_name_are_two() -> None:
+    twice = plan_batch([found("file", "x"), found("file", "x")], KEY)
+    assert len(twice.cases) == 1
+    apart = plan_batch([found("file", "x"), found("file", "x", place="b")], KEY)
+    assert len({case.name for case in apart.cases}) == 2
+
+
+def test_a_name_stays_when_other_inputs_come() -> None:
+    alone = plan_batch([found("file", "x")], KEY).cases[0].name
+    assert alone in {c.name for c in plan_batch([found("file", "x"), found("file", "y")], KEY).cases}
+
+
+def test_plain_names_on_request_never_collide() -> None:
+    plan = plan_batch(
+        [found("a", "Scan 1"), found("b", "scan/1", place="b"), found("c", "two")], KEY, plain_names=True
+    )
+    names = [case.name for case in plan.cases]
+    assert len({name.casefold() for name in names}) == 3
+    assert "two" in names
+
+
+def test_refused_inputs_are_no_cases() -> None:
+    plan = plan_batch([found("a", "x", code="LOCALIZER"), found("b", "y")], KEY)
+    assert [one.code for one in plan.refused] == ["LOCALIZER"]
+    assert len(plan.cases) == 1
+
+
+# ---------------------------------------------------------------------- find
+
+
+def test_image_files_of_a_tree_are_found_once_each(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "a.nii.gz",
+        "deep/b.NRRD",
+        "deep/er/c.mha",
+        "pair.hdr",
+        "pair.img",
+        "notes.txt",
+        ".hidden.nii",
+    )
+    touch(tmp_path, "out/cases/x/labels.nii.gz", ".git/d.nii")
+    inputs = find_inputs([tmp_path], leave_out=tmp_path / "out")
+    assert sorted(one.sources[0].path.name for one in inputs) == ["a.nii.gz", "b.NRRD", "c.mha", "pair.hdr"]
+    assert {one.label for one in inputs} == {"a", "b", "c", "pair"}
+
+
+def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
+    import os
+
+    touch(tmp_path, "a.nii")
+    (tmp_path / "link.nii").symlink_to("/etc/hostname")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.nii")
+    assert len(find_inputs([tmp_path])) == 1
+
+
+def test_nothing_found_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReadError) as caught:
+        find_inputs([tmp_path])
+    assert caught.value.code == "NO_CASES"
+
+
+def test_series_of_a_study_become_cases_with_their_files(shared_data: Path) -> None:
+    folder = shared_data / "dicom" / "philips_tilt_ct"
+    inputs = [one for one in find_inputs([folder]) if not one.code]
+    files = {path for one in inputs for path in one.sources[0].files}
+    assert inputs
+    assert all(one.sources[0].series_uid for one in inputs)
+    assert all(path.is_file() for path in files)
+
+
+def test_a_zip_is_one_source_of_its_series(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "dicom" / "ct_ge_variable_tilt_spacing"
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for path in folder.glob("*.dcm"):
+            archive.write(path, path.name)
+    inputs = find_inputs([tmp_path])
+    assert {one.sources[0].path for one in inputs} == {tmp_path / "study.zip"}
+    assert {one.sources[0].files for one in inputs} == {(tmp_path / "study.zip",)}
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def test_a_table_names_cases_images_and_series(tmp_path: Path) -> None:
+    table = tmp_path / "cases.csv"
+    table.write_text("case,image,image2,series\none,a.nii,b.nii,\n,sub/c.nii,,\n", encoding="utf-8-sig")
+    one, two = read_table(table)
+    assert [source.path for source in one.sources] == [tmp_path / "a.nii", tmp_path / "b.nii"]
+    assert one.label == "one"
+    assert len(two.sources) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "case\nx\n",
+        "image\n\n,\n",
+        "image,case\na\n",
+        "image,image\na,b\n",
+        "image\n\x00\n",
+        "image\na,b\n",
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    table = tmp_path / "cases.csv"
+    table.write_text(text)
+    with pytest.raises(ReadError) as caught:
+        find_inputs([table])
+    assert caught.value.code in ("BAD_TABLE", "NO_CASES")
