@@ -53,7 +53,7 @@ def predict(
         Labels on `volume.geometry`, with the card's label set.
 
     Raises:
-        VolumeError: the volume is no 3D scan (`TOO_THIN`, `ALL_NAN`, `CONSTANT_VOLUME`).
+        VolumeError: the volume is no 3D scan; codes as in `check_volume`.
         ModelError: the network answers what it should not.
         DeviceMemoryError: the plan exceeds the limit, or the device is full.
         CancelledError: a stop was asked for.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from phantoms import linear_ramp, oblique_grid
+from phantoms import Body, Sphere, label_map, linear_ramp, oblique_grid
 from small_models import make_card
 from strategies import geometries
 
 from medseg.errors import GeometryError, VolumeError
 from medseg.geometry import Geometry
-from medseg.preprocess.prepare import card_grid, prepare, straight_grid
+from medseg.io.formats import read_volume
+from medseg.preprocess.prepare import card_grid, check_volume, prepare, straight_grid
 from medseg.volume import Volume
 
 
@@ -63,6 +66,29 @@ def test_what_is_no_scan_is_refused(array: np.ndarray, code: str) -> None:
         prepare(volume, make_card())
     assert caught.value.code == code
     assert ";" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float64"])
+def test_a_label_map_is_no_scan(dtype: str) -> None:
+    grid = Geometry.from_spacing((40, 40, 30))
+    bodies: dict[str, Body] = {"ball": Sphere((20, 20, 15), 9), "other": Sphere((30, 20, 15), 6)}
+    labels = label_map(grid, bodies).array.astype(dtype)
+    with pytest.raises(VolumeError) as caught:
+        check_volume(Volume(labels, grid))
+    assert caught.value.code == "LABELS_NOT_IMAGE"
+    noisy = labels * 40 + np.random.default_rng(0).integers(0, 30, grid.shape).astype(dtype)
+    check_volume(Volume(noisy, grid))
+
+
+@pytest.mark.parametrize("name", ["ch2.nii.gz", "chris_PD.nii.gz", "aal.nii.gz"])
+def test_real_scans_are_scans_and_an_atlas_is_not(shared_data: Path, name: str) -> None:
+    volume = read_volume(shared_data / "brain_mr" / name)
+    if name != "aal.nii.gz":
+        check_volume(volume)
+        return
+    with pytest.raises(VolumeError) as caught:
+        check_volume(volume)
+    assert caught.value.code == "LABELS_NOT_IMAGE"
 
 
 def test_empty_voxels_take_the_lowest_intensity() -> None:
