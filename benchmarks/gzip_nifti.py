@@ -68,9 +68,8 @@ def compare(name: str, volume: Volume, folder: Path) -> None:
     print(f"{name}: {volume.array.nbytes / 1e6:.0f} MB, {volume.array.dtype}")
     for what, (a, b) in (("write", write), ("read", read)):
         print(f"  {what:5}  nibabel {a:6.3f} s   medseg {b:6.3f} s   ratio {a / b:5.2f}")
-    print(
-        f"  file   nibabel {sizes[0] / 1e6:6.2f} MB  medseg {sizes[1] / 1e6:6.2f} MB  ratio {sizes[0] / sizes[1]:5.2f}"
-    )
+    a, b = (size / 1e6 for size in sizes)
+    print(f"  file   nibabel {a:6.2f} MB  medseg {b:6.2f} MB  ratio {a / b:5.2f}")
 
 
 def main() -> None:

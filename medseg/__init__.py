@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     from medseg.inference.plan import InferencePlan, plan_inference
     from medseg.inference.predict import predict
     from medseg.inference.settings import InferenceSettings
+    from medseg.instances.ome_zarr import open_store
+    from medseg.instances.separate import separate
+    from medseg.instances.settings import SeparationSettings, separation_preset
+    from medseg.instances.store import separate_store
     from medseg.io.dicom_series import SeriesInfo, list_series, read_series
     from medseg.io.dicom_source import DicomSource, DicomVolume, labels_on_slices
-    from medseg.io.formats import read_all
+    from medseg.io.formats import read, read_all, read_labels, write_labels, write_volume
+    from medseg.io.notices import ReadNotice
     from medseg.labels import Code, Label, LabelSet
     from medseg.measure.evaluate import InstanceScore, LabelScore, evaluate_instances, evaluate_labels
     from medseg.measure.regions import Region, measure_regions
@@ -73,9 +78,11 @@ __all__ = [
     "ModelNotFoundError",
     "Progress",
     "ReadError",
+    "ReadNotice",
     "Region",
     "Result",
     "RunRecord",
+    "SeparationSettings",
     "SeriesInfo",
     "SettingsError",
     "Shape",
@@ -91,14 +98,22 @@ __all__ = [
     "load_model",
     "measure_regions",
     "measure_shapes",
+    "open_store",
     "plan_inference",
     "predict",
+    "read",
     "read_all",
+    "read_labels",
     "read_series",
     "resample_labels",
     "resample_volume",
     "segment",
+    "separate",
+    "separate_store",
+    "separation_preset",
+    "write_labels",
     "write_result",
+    "write_volume",
 ]
 
 _HOME = {
@@ -127,9 +142,11 @@ _HOME = {
     "ModelNotFoundError": "medseg.errors",
     "Progress": "medseg.progress",
     "ReadError": "medseg.errors",
+    "ReadNotice": "medseg.io.notices",
     "Region": "medseg.measure.regions",
     "Result": "medseg.result",
     "RunRecord": "medseg.result",
+    "SeparationSettings": "medseg.instances.settings",
     "SeriesInfo": "medseg.io.dicom_series",
     "SettingsError": "medseg.errors",
     "Shape": "medseg.measure.shape",
@@ -144,14 +161,22 @@ _HOME = {
     "load_model": "medseg.models.loading",
     "measure_regions": "medseg.measure.regions",
     "measure_shapes": "medseg.measure.shape",
+    "open_store": "medseg.instances.ome_zarr",
     "plan_inference": "medseg.inference.plan",
     "predict": "medseg.inference.predict",
+    "read": "medseg.io.formats",
     "read_all": "medseg.io.formats",
+    "read_labels": "medseg.io.formats",
     "read_series": "medseg.io.dicom_series",
     "resample_labels": "medseg.resample",
     "resample_volume": "medseg.resample",
     "segment": "medseg.pipeline",
+    "separate": "medseg.instances.separate",
+    "separate_store": "medseg.instances.store",
+    "separation_preset": "medseg.instances.settings",
+    "write_labels": "medseg.io.formats",
     "write_result": "medseg.export.write",
+    "write_volume": "medseg.io.formats",
 }
 
 

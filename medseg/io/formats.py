@@ -169,6 +169,10 @@ def read_volume(path: str | Path) -> Volume:
     return _reader(path).read_volume(path)
 
 
+read = read_volume
+"""The name on the package's face: `medseg.read`."""
+
+
 def read_labels(path: str | Path) -> LabelVolume:
     """Read a label map and the names that its file holds; ids without one are called `label 7`.
 
