@@ -24,6 +24,7 @@ MAX_INFLATED_BYTES = 2**36
 MAX_RATIO = 100
 RATIO_MATTERS_BYTES = 2**30
 """Blank slices shrink a thousandfold, so the ratio of a small archive says nothing."""
+_DRAIN_BYTES = 2**20
 
 
 def is_zip(path: Path) -> bool:
@@ -95,10 +96,15 @@ class SourceReader:
         self._archives.clear()
 
     @contextmanager
-    def open(self, file: SourceFile) -> Iterator[tuple[io.BufferedReader, int]]:
+    def open(self, file: SourceFile, *, whole: bool = False) -> Iterator[tuple[io.BufferedReader, int]]:
         """The file's bytes from the first on, and how many there are.
 
         Never follows a link, never waits for a pipe.
+
+        Args:
+            file: what to open.
+            whole: read a member of a zip to its end, whatever was read before, so that its checksum is
+                tested.
 
         Raises:
             ReadError: `NOT_READABLE` where the system refuses, `NOT_A_FILE` for what is no regular file,
@@ -107,6 +113,8 @@ class SourceReader:
         if file.member:
             with self._open_member(file) as found:
                 yield found
+                while whole and found[0].read(_DRAIN_BYTES):
+                    pass
             return
         flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_BINARY"))
         try:

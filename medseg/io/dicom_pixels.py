@@ -40,7 +40,7 @@ def stored_planes(
     """
     layout = _layout_of(header)
     wanted = sorted({plane.frame for plane in planes})
-    with reader.open(header.file) as (stream, size):
+    with reader.open(header.file, whole=True) as (stream, size):
         if layout.length is None:
             frames = _encapsulated(layout, stream, size)
             decoded = dict(zip(wanted, decode_frames(layout, [frames[n] for n in wanted]), strict=True))
@@ -60,7 +60,7 @@ def pixel_digest(reader: SourceReader, header: ImageHeader) -> bytes:
     facts = (layout.transfer_syntax, layout.rows, layout.columns, layout.bits_stored, layout.signed)
     rescale = [(p.slope, p.intercept) for p in header.planes]
     digest = hashlib.sha256(repr((facts, rescale)).encode())
-    with reader.open(header.file) as (stream, _):
+    with reader.open(header.file, whole=True) as (stream, _):
         body, left = _at_pixels(layout, stream), layout.length
         while left is None or left > 0:
             part = body.read(_DIGEST_CHUNK if left is None else min(left, _DIGEST_CHUNK))

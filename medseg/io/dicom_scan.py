@@ -71,6 +71,9 @@ def scan(path: Path, *, progress: ProgressCallback = silent, cancel: CancelToken
             header = _cached_header(reader, file)
             if header is None:
                 skipped["DICOMDIR"] += 1
+            elif header.problem is not None and header.problem.code == "BAD_ARCHIVE":
+                # No one can tell which series the damaged member was a slice of.
+                raise header.problem.error()
             elif header.problem is not None and header.problem.code in _SILENT_CODES:
                 if total == 1 and not file.member:
                     raise header.problem.error()

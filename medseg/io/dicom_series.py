@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from medseg.errors import ReadError
 from medseg.io.dicom_archive import SourceReader
@@ -18,6 +20,7 @@ from medseg.io.dicom_pixels import pixel_digest
 from medseg.io.dicom_records import ImageHeader
 from medseg.io.dicom_scan import scan
 from medseg.io.dicom_source import DicomVolume
+from medseg.io.dicom_suv import suv_factor
 from medseg.io.dicom_volume import Irregular, grid_shape, volume_of
 from medseg.io.notices import notify
 from medseg.progress import CancelToken, ProgressCallback, silent
@@ -85,6 +88,7 @@ def read_series(
     series_uid: str | None = None,
     *,
     irregular: Irregular = "resample",
+    suv: bool = False,
     progress: ProgressCallback = silent,
     cancel: CancelToken | None = None,
 ) -> DicomVolume:
@@ -95,6 +99,7 @@ def read_series(
         series_uid: which series; may be left out where there is one.
         irregular: `"resample"` slices that are tilted or unevenly spaced, with a notice and on the
             record; `"reject"` them; `"fill"` as `"resample"`, and bridge missing slices too.
+        suv: turn PET from Bq/ml into standardised uptake values by body weight.
         progress: told how many slices were read.
         cancel: stops between slices.
 
@@ -103,12 +108,18 @@ def read_series(
 
     Raises:
         ReadError: the series' own code where it is refused; `SEVERAL_SERIES`, `SEVERAL_VOLUMES` where
-            there is a choice to make; `NO_SERIES`, `NO_IMAGES` where there is none to read.
+            there is a choice to make; `NO_SERIES`, `NO_IMAGES` where there is none to read; `NO_SUV`.
         CancelledError: a stop was asked for.
     """
     with _stacks(path, silent, cancel) as (stacks, reader):
         chosen = _chosen(stacks, series_uid, irregular)
+        _tell_of_strays(stacks)
         volume = volume_of(chosen, reader, irregular, progress, cancel)
+        if suv and volume.dicom is not None:
+            factor = suv_factor(reader, volume.dicom.files)
+            notes = (*volume.dicom.notes, "SUV: by body weight, from Bq/ml")
+            source = replace(volume.dicom, notes=notes)
+            volume = replace(volume, array=volume.array * np.float32(factor), dicom=source)
     _tell(volume)
     return volume
 
@@ -221,6 +232,13 @@ def _nothing(stacks: list[Stack], series_uid: str | None) -> ReadError:
     codes = list(dict.fromkeys(p.code for p in problems))
     listed = ", ".join(codes[:_SHOWN_CODES]) + (", …" if len(codes) > _SHOWN_CODES else "")
     return ReadError("NO_SERIES", f"expected a readable series, got only refused ones: {listed}")
+
+
+def _tell_of_strays(stacks: tuple[Stack, ...]) -> None:
+    """A damaged file that no longer says to which series it belongs may be a slice of the one read."""
+    for stack in stacks:
+        if stack.problem is not None and not stack.members and not stack.series_uid:
+            notify(stack.problem.code, f"files of an unknown series were not read: {stack.problem.reason}")
 
 
 def _tell(volume: DicomVolume) -> None:
