@@ -22,7 +22,10 @@ Json = Annotated[
 HEADINGS = {
     "InferenceSettings": "How the model runs",
     "SeparationSettings": "How objects are told apart",
+    "SeparationFlags": "How objects are told apart",
     "ExportSettings": "What is written",
+    "SourceFlags": "Parameters",
+    "SegmentFlags": "Parameters",
 }
 """What the help calls the flags of a settings class."""
 
@@ -47,7 +50,7 @@ def flag_of(field: dataclasses.Field[Any], hint: Any, group: str) -> inspect.Par
         help=help_of(field),
         group=group,
         negative=(),
-        show_default=field.default is not None and get_origin(hint) is not tuple,
+        show_default=field.default not in (None, "") and get_origin(hint) is not tuple,
         validator=_bounds(rule.get("min", -math.inf), rule.get("max", math.inf)),
     )
     return inspect.Parameter(

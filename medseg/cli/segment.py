@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say
+from medseg.cli.source import SourceFlags, read_source
 from medseg.errors import ModelError, WriteError
 from medseg.export.settings import ExportSettings
 from medseg.inference.settings import InferenceSettings
@@ -18,14 +20,27 @@ if TYPE_CHECKING:
     from medseg.result import Result
 
 
-@takes_settings(settings=InferenceSettings, export=ExportSettings)
+@dataclass(frozen=True)
+class SegmentFlags(SourceFlags):
+    """What a person says of the run beside model and settings.
+
+    Attributes:
+        separate: names of classes whose objects are told apart.
+    """
+
+    separate: tuple[str, ...] = field(
+        default=(), metadata={"help": "class whose objects are told apart and counted; repeatable"}
+    )
+
+
+@takes_settings(flags=SegmentFlags, settings=InferenceSettings, export=ExportSettings)
 def segment(
     inputs: tuple[Path, ...],
     /,
     *,
     model: Annotated[str, Parameter(alias="-m")],
     output: Annotated[Path, Parameter(alias="-o")],
-    separate: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
+    flags: SegmentFlags,
     settings: InferenceSettings,
     export: ExportSettings,
     json: Json = False,
@@ -36,7 +51,7 @@ def segment(
         inputs: a scan; as many files as the model has input images, in its order.
         model: a name from `medseg models list`, or the folder of a model.
         output: folder to write into; made if missing.
-        separate: class whose objects are told apart and counted; repeatable.
+        flags: which series, which classes.
         settings: how the model runs.
         export: what is written.
         json: print one JSON object on standard output.
@@ -44,13 +59,12 @@ def segment(
     import medseg.pipeline
     from medseg.export.write import write_result
     from medseg.inference.plan import plan_inference
-    from medseg.io.formats import read_volume
     from medseg.models.loading import load_model
     from medseg.models.registry import find_model
 
     require_writable(output)
     find_model(model)  # a wrong name is told before anything is read
-    volume = read_volume(inputs[0])
+    volume = read_source(inputs[0], flags)
     loaded = load_model(model, device=settings.device)
     if len(inputs) != loaded.card.in_channels:
         raise ModelError(
@@ -59,7 +73,7 @@ def segment(
         )
     say(f"plan: {plan_inference(volume.geometry, loaded, settings).sentence}")
     with progress_bar() as report:
-        result = medseg.pipeline.segment(volume, loaded, settings, separate=separate, progress=report)
+        result = medseg.pipeline.segment(volume, loaded, settings, separate=flags.separate, progress=report)
     folder = write_result(result, output, export)
     if json:
         print_json(summary(result, folder))
