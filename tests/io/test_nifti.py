@@ -218,7 +218,7 @@ def test_the_extension_is_the_one_that_totalsegmentator_reads(tmp_path: Path) ->
     image = loaded(formats.write_labels(labels, tmp_path / "b.nii.gz"))
     extension = image.header.extensions[0]
     assert extension.get_code() == 0
-    table = ElementTree.fromstring(extension.get_content()).find("VolumeInformation/LabelTable")  # noqa: S314
+    table = ElementTree.fromstring(extension.get_content()).find("VolumeInformation/LabelTable")  # noqa: S314  (our own XML)
     assert table is not None
     assert {int(e.attrib["Key"]): e.text for e in table} == labels.labels.names
 
