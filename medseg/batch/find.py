@@ -179,11 +179,11 @@ def read_table(path: Path) -> list[Found]:
 
 
 def _row(row: dict[str, str], images: Sequence[str], folder: Path, line: int) -> Found:
-    if not row[IMAGE_COLUMN]:
+    cells = [row[head] for head in images if row[head]]
+    if not row[IMAGE_COLUMN] or any("\0" in cell for cell in cells):
         raise ReadError(
             "BAD_TABLE", f"expected a path in column `image`, got none in line {line}; fill it in"
         )
-    cells = [row[head] for head in images if row[head]]
     sources = tuple(_table_source(folder / cell, row.get(SERIES_COLUMN, "")) for cell in cells)
     name = row.get(CASE_COLUMN, "")
     return Found(sources, ("row", name) if name else ("file", *cells), name or Path(cells[0]).name)

@@ -25,7 +25,7 @@ from medseg.export.pictures import write_pictures
 from medseg.export.report import write_report
 from medseg.export.settings import ExportSettings, as_settings
 from medseg.export.tables import write_regions_csv, write_run_json
-from medseg.io.dicom_source import DicomSource
+from medseg.io.dicom_source import DicomSource, DicomVolume
 from medseg.io.files import FULL_DISK_ERRORS
 from medseg.io.formats import write_labels
 from medseg.measure.regions import measure_regions
@@ -81,7 +81,8 @@ def write_result(
         export: kinds of files (`medseg.export.settings.KINDS`), or settings. `labels.nii.gz`,
             `regions.csv`, `run.json` and, where objects were separated, `instances.nii.gz` are always
             written.
-        source: the series that was segmented; the DICOM kinds need it.
+        source: the series that was segmented; the DICOM kinds need it. Where it is left out, that of
+            the result's image, if it was read from DICOM.
 
     Returns:
         The folder.
@@ -92,6 +93,8 @@ def write_result(
             nothing is left behind and an earlier result stays.
     """
     settings = as_settings(export)
+    if source is None and isinstance(result.image, DicomVolume):
+        source = result.image.dicom
     if settings.needs_dicom_source and source is None:
         raise WriteError(
             "NO_DICOM_SOURCE",
@@ -235,9 +238,10 @@ def _write_rtstruct(job: Job) -> Path:
 
 
 def _write_sr(job: Job) -> Path:
-    """The report refers to a segmentation, which is written too where it was not asked for."""
-    names = (job.folder / name for name in ("segmentation.dcm", "segmentation_labelmap.dcm"))
-    there = next((path for path in names if path.exists()), None) or _write_seg(job)
+    """The report refers to the binary segmentation, which is written too where it was not asked for."""
+    there = job.folder / "segmentation.dcm"
+    if not there.exists():
+        _write_seg(job)
     return _dicom(partial(write_dicom_report, segmentation=there), job, "report.dcm")
 
 

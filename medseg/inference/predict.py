@@ -15,7 +15,7 @@ from medseg.inference.plan import FLUSH_PLANES, InferencePlan, plan_inference
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.slab import Slab
 from medseg.inference.windows import Triple
-from medseg.preprocess.prepare import prepare, straight_grid
+from medseg.preprocess.prepare import check_volume, prepare, straight_grid, without_gaps
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.resample import resample_labels, resample_volume
 from medseg.volume import LabelVolume, Volume
@@ -67,8 +67,9 @@ def predict(
         )
     straight = straight_grid(volume.geometry)
     if straight is not volume.geometry:
-        lowest = float(np.nanmin(volume.array)) if np.isfinite(volume.array).any() else 0.0
-        upright = resample_volume(volume, straight, fill=lowest)
+        check_volume(volume)
+        filled, lowest = without_gaps(volume)
+        upright = resample_volume(filled, straight, fill=lowest)
         labels = predict(upright, model, settings, progress, cancel)
         return resample_labels(labels, volume.geometry)
     plan = plan_inference(volume.geometry, model, settings)

@@ -150,7 +150,7 @@ grid: satellites within a dilation of 3 or 1 steps belong to their lesion, and l
 voxels (metastases: 2) do not count (github.com/rachitsaluja/BraTS-2023-Metrics)."""
 
 
-def find_preset(name: str) -> SeparationSettings:
+def separation_preset(name: str) -> SeparationSettings:
     """The preset of that name.
 
     Raises:

@@ -24,10 +24,11 @@ import numpy.typing as npt
 from medseg.errors import GeometryError, SettingsError
 from medseg.geometry import Geometry
 from medseg.measure.overlap import Overlap
-from medseg.measure.surface import bounding_box, hausdorff_mm, surface_distances
+from medseg.measure.surface import hausdorff_mm, surface_distances
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[Any]
+Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -148,38 +149,46 @@ def lesion_score(
             )
     predicted = _components(prediction > 0)
     true = _joined(reference > 0, rules.dilation_voxels)
+    places = dict(_boxes(predicted))
     lesions, belonging = [], set[int]()
     for lesion_id, box in _boxes(true):
-        lesion, members = _judge(predicted, true[box] == lesion_id, box, geometry, rules)
+        members = _members(predicted, true[box] == lesion_id, box, rules.dilation_voxels)
+        part = _around([box, *(places[member] for member in members)])
+        grid = geometry.crop([s.start for s in part], [s.stop for s in part])
+        answer = np.isin(predicted[part], members)
+        lesion = _judged(answer, true[part] == lesion_id, grid, rules)
         lesions.append(lesion)
-        belonging |= members
-    return LesionScore(tuple(lesions), int(predicted.max(initial=0)) - len(belonging), rules)
+        belonging.update(members)
+    return LesionScore(tuple(lesions), len(places) - len(belonging), rules)
 
 
-def _judge(
-    predicted: Labels,
-    lesion: Mask,
-    box: tuple[slice, ...],
-    geometry: Geometry,
-    rules: LesionRules,
-) -> tuple[Lesion, set[int]]:
-    """One lesion, given within its box; and the ids of the components that belong to it."""
-    wide, reach = _widened(box, rules.dilation_voxels, geometry.shape)
-    near = _dilated(np.pad(lesion, reach), rules.dilation_voxels)
-    members = np.unique(predicted[wide][near])
-    members = members[members > 0]
+def _members(predicted: Labels, lesion: Mask, box: Box, steps: int) -> list[int]:
+    """Ids of the predicted components that touch a lesion, given within its box, once it is dilated."""
+    wide = tuple(
+        slice(max(0, s.start - steps), min(n, s.stop + steps))
+        for s, n in zip(box, predicted.shape, strict=True)
+    )
+    reach = [(s.start - w.start, w.stop - s.stop) for s, w in zip(box, wide, strict=True)]
+    near = _dilated(np.pad(lesion, reach), steps)
+    return [int(member) for member in np.unique(predicted[wide][near]) if member > 0]
+
+
+def _judged(answer: Mask, lesion: Mask, geometry: Geometry, rules: LesionRules) -> Lesion:
+    """A lesion against all that was predicted at it, both on the part of the grid that holds them."""
     volume = float(lesion.sum() * geometry.voxel_volume_mm3)
     judged = volume > rules.least_volume_mm3
-    if not members.size:
-        return Lesion(volume, 0.0, rules.penalty_mm, False, judged), set()
-    belongs = np.isin(predicted, members)
-    whole = np.zeros(geometry.shape, dtype=bool)
-    whole[box] = lesion
-    part = bounding_box(belongs | whole) or box
-    overlap = Overlap(int((belongs & whole).sum()), int(belongs.sum()), int(whole.sum()))
-    grid = geometry.crop([s.start for s in part], [s.stop for s in part])
-    hd95 = hausdorff_mm(surface_distances(belongs[part], whole[part], grid))
-    return Lesion(volume, overlap.dice, hd95, True, judged), {int(m) for m in members}
+    if not answer.any():
+        return Lesion(volume, 0.0, rules.penalty_mm, found=False, judged=judged)
+    overlap = Overlap(int((answer & lesion).sum()), int(answer.sum()), int(lesion.sum()))
+    hd95 = hausdorff_mm(surface_distances(answer, lesion, geometry))
+    return Lesion(volume, overlap.dice, hd95, found=True, judged=judged)
+
+
+def _around(boxes: list[Box]) -> Box:
+    """Smallest box around boxes."""
+    return tuple(
+        slice(min(s.start for s in line), max(s.stop for s in line)) for line in zip(*boxes, strict=True)
+    )
 
 
 def _components(mask: Mask) -> Labels:
@@ -204,19 +213,9 @@ def _dilated(mask: Mask, steps: int) -> Mask:
     return np.asarray(ndimage.binary_dilation(mask, structure=neighbours, iterations=steps))
 
 
-def _boxes(labels: Labels) -> Iterator[tuple[int, tuple[slice, ...]]]:
+def _boxes(labels: Labels) -> Iterator[tuple[int, Box]]:
     from scipy import ndimage
 
     for place, box in enumerate(ndimage.find_objects(labels)):
         if box is not None:
             yield place + 1, box
-
-
-def _widened(
-    box: tuple[slice, ...], steps: int, shape: tuple[int, int, int]
-) -> tuple[tuple[slice, ...], list[tuple[int, int]]]:
-    """The box grown within the grid, and by how much it grew at each end."""
-    wide = tuple(
-        slice(max(0, s.start - steps), min(n, s.stop + steps)) for s, n in zip(box, shape, strict=True)
-    )
-    return wide, [(s.start - w.start, w.stop - s.stop) for s, w in zip(box, wide, strict=True)]

@@ -53,7 +53,9 @@ def read_bundle(folder: Path) -> Card:
     before = lower_preprocessing(config.value("preprocessing"))
     after = lower_postprocessing(config.value("postprocessing"))
     network = _network(config, folder)
-    labels, output_ids = _outputs(metadata, network.arguments.get("out_channels"))
+    labels, output_ids = _outputs(
+        metadata, network.arguments.get("out_channels"), has_background=after.threshold is None
+    )
     image = _first_format(metadata, "inputs")
     channels = network.arguments.get("in_channels", image.get("num_channels", 1))
     return Card(
@@ -119,8 +121,14 @@ def _licence(metadata: Mapping[str, Any], folder: Path) -> str:
     return next((line for line in lines if line), "")
 
 
-def _outputs(metadata: Mapping[str, Any], out_channels: Any) -> tuple[LabelSet, tuple[int, ...]]:
-    """The classes, and the label id of every channel."""
+def _outputs(
+    metadata: Mapping[str, Any], out_channels: Any, *, has_background: bool
+) -> tuple[LabelSet, tuple[int, ...]]:
+    """The classes, and the label id of every channel.
+
+    Where the highest score decides, channel 0 is background; where each channel claims voxels by
+    itself, it is so only by name.
+    """
     names = _channel_names(metadata)
     channels = out_channels if isinstance(out_channels, int) else max(names, default=0) + 1
     strange = [c for c in names if not 0 <= c < channels]
@@ -133,7 +141,8 @@ def _outputs(metadata: Mapping[str, Any], out_channels: Any) -> tuple[LabelSet, 
         )
     own = _mapping(metadata.get("medseg"))
     ids = _mapping(own.get("label_ids"))
-    first_is_class = channels == 1 or names.get(0, "background").strip().lower() not in _BACKGROUND_NAMES
+    named_background = channels > 1 and names.get(0, "background").strip().lower() in _BACKGROUND_NAMES
+    first_is_class = not has_background and not named_background
     output_ids = []
     for channel in range(channels):
         default = channel + 1 if first_is_class else channel

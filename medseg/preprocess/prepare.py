@@ -144,11 +144,20 @@ def _finite_range(volume: Volume) -> tuple[float, float]:
     return low, high
 
 
+def without_gaps(volume: Volume) -> tuple[Volume, float]:
+    """The volume with voxels that are not finite set to the lowest finite one, and that value.
+
+    They are what a scanner or a program left empty.
+    """
+    low, _ = _finite_range(volume)
+    array = volume.array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        array = np.where(np.isfinite(array), array, array.dtype.type(low))
+    return replace(volume, array=array), low
+
+
 def prepare(volume: Volume, card: Card) -> Volume:
     """Reorient, resample and scale a scan for a card's network.
-
-    Voxels that are not finite take the lowest finite intensity: they are what a scanner or a
-    program left empty.
 
     Args:
         volume: source; axes at right angles (`straight_grid`).
@@ -162,9 +171,6 @@ def prepare(volume: Volume, card: Card) -> Volume:
     """
     check_volume(volume)
     grid = card_grid(volume.geometry, card)
-    low, _ = _finite_range(volume)
-    array = volume.array
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        array = np.where(np.isfinite(array), array, array.dtype.type(low))
-    on_grid = resample_volume(replace(volume, array=array), grid, fill=low)
+    filled, low = without_gaps(volume)
+    on_grid = resample_volume(filled, grid, fill=low)
     return replace(on_grid, array=apply_intensity(on_grid.array, card.intensity))

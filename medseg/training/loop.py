@@ -149,9 +149,7 @@ def _step(
     """One synthetic head, one update; the step alone decides what is drawn, so a resume repeats it."""
     rng = np.random.default_rng([recipe.seed, step])
     head = data.training[int(rng.integers(len(data.training)))]
-    difficulty = recipe.difficulty_at(step)
-    settings = replace(recipe.synthesis, contrast_width=difficulty, spoil=0.3 + 0.7 * difficulty)
-    image, target = synthesise(head, data.labels, rng, settings)
+    image, target = synthesise(head, data.labels, rng, recipe.synthesis_at(step))
     network.train()
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate_at(step)

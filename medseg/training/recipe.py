@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from medseg.training.head_synthesis import SynthesisSettings
 
@@ -20,6 +20,9 @@ class TrainingRecipe:
         averaging: decay of the running mean of the weights, which is what is kept.
         easy_fraction: share of the run with T1-like contrast only.
         widening_fraction: share of the run over which contrast grows to full width.
+        small_shape: voxels of a smaller window, which makes steps cheaper.
+        small_between: shares of the run between which the smaller window is used; start and
+            end see windows as the inferer will show them.
         check_every: steps between validations and checkpoints.
         seed: start of every random choice.
     """
@@ -33,6 +36,8 @@ class TrainingRecipe:
     averaging: float = 0.995
     easy_fraction: float = 0.12
     widening_fraction: float = 0.35
+    small_shape: tuple[int, int, int] = (80, 96, 80)
+    small_between: tuple[float, float] = (0.3, 0.85)
     check_every: int = 250
     seed: int = 0
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
@@ -42,6 +47,13 @@ class TrainingRecipe:
         rise = min(1.0, (step + 1) / self.warm_up_steps)
         fall: float = (1 - step / self.steps) ** 0.9
         return self.learning_rate * rise * fall
+
+    def synthesis_at(self, step: int) -> SynthesisSettings:
+        """How images are made at a step: size of the window, width of contrasts, spoiling."""
+        done, (first, last) = step / self.steps, self.small_between
+        shape = self.small_shape if first <= done < last else self.synthesis.shape
+        difficulty = self.difficulty_at(step)
+        return replace(self.synthesis, shape=shape, contrast_width=difficulty, spoil=0.3 + 0.7 * difficulty)
 
     def difficulty_at(self, step: int) -> float:
         """Width of contrasts at a step: 0 while easy, 1 from the end of the widening on."""

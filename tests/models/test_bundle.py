@@ -118,6 +118,30 @@ def test_channels_without_a_medseg_block_are_their_own_ids(tmp_path: Path) -> No
     assert card.labels.names == {1: "left blob", 2: "right blob", 3: "rest"}
 
 
+def with_names(names: list[str], tmp_path: Path, **after: Any) -> Card:
+    """The card of a bundle with these channels, decided as `after` says."""
+    metadata = tiny_metadata()
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = {
+        str(c): name for c, name in enumerate(names)
+    }
+    del metadata["medseg"]
+    recipe = tiny_inference()
+    recipe["network_def"]["out_channels"] = len(names)
+    recipe["postprocessing"] = [
+        {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
+        {"_target_": "AsDiscreted", "keys": "pred", **after},
+    ]
+    return read_bundle(write(tmp_path, recipe, metadata))
+
+
+def test_channel_0_is_background_by_decision_or_by_name(tmp_path: Path) -> None:
+    assert with_names(["nothing", "liver"], tmp_path, argmax=True).output_ids == (0, 1)
+    alone = with_names(["tumour"], tmp_path, threshold=0.5)
+    assert (alone.output_ids, alone.threshold, alone.labels.names) == ((1,), 0.5, {1: "tumour"})
+    assert with_names(["core", "whole"], tmp_path, threshold=0.5).output_ids == (1, 2)
+    assert with_names(["background", "whole"], tmp_path, threshold=0.5).output_ids == (0, 1)
+
+
 EVIL = "$__import__('os').system('touch {}')"
 
 

@@ -204,7 +204,7 @@ def test_devices() -> None:
 
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # MONAI's LoadImage where nvimgcodec lacks
 @pytest.mark.filterwarnings(
-    "ignore:.*Orientationd.__init__:labels:FutureWarning"
+    "ignore:.*Orientationd.__init__.labels:FutureWarning"
 )  # MONAI 1.6 on its own default
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "SAL"])
 def test_monai_runs_the_same_folder_to_the_same_labels(tiny: Path, tmp_path: Path, codes: str) -> None:
