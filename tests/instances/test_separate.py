@@ -12,7 +12,7 @@ from strategies import label_volumes
 from medseg.errors import CancelledError, GeometryError, SettingsError, VolumeError
 from medseg.geometry import Geometry
 from medseg.instances.separate import separate
-from medseg.instances.settings import PRESETS, SeparationSettings, find_preset
+from medseg.instances.settings import PRESETS, SeparationSettings, separation_preset
 from medseg.labels import LabelSet
 from medseg.progress import CancelToken
 from medseg.volume import InstanceVolume, LabelVolume, Volume
@@ -169,14 +169,14 @@ def test_brightness_splits_what_depth_cannot() -> None:
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_run(name: str) -> None:
     labels = labelled(balls((30, 30, 30), (1, 1, 1), [(np.array([8, 8, 8]), 5), (np.array([20, 20, 20]), 2)]))
-    assert separate(labels, 1, settings=find_preset(name)).classes
+    assert separate(labels, 1, settings=separation_preset(name)).classes
 
 
 def test_brats_volume_limit_is_above_50_voxels() -> None:
     array = np.zeros((3, 30, 30), np.uint8)
     array[0, 0, :25] = array[0, 1, :25] = 1
     array[0, 20, :26] = array[0, 21, :25] = 1
-    result = separate(labelled(array), 1, settings=find_preset("brats-men"))
+    result = separate(labelled(array), 1, settings=separation_preset("brats-men"))
     assert np.bincount(result.array.ravel())[1:].tolist() == [51]
 
 
@@ -271,7 +271,7 @@ def test_settings_out_of_bounds_are_refused() -> None:
     with pytest.raises(SettingsError, match="diameter"):
         SeparationSettings(height="intensity")
     with pytest.raises(SettingsError, match="brats-gli"):
-        find_preset("brats")
+        separation_preset("brats")
 
 
 def test_cancel_stops() -> None:
