@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import COMMAND, environment, medseg
+from command_line import COMMAND, code_of, environment, medseg
 from phantoms import Body, Box, Sphere, centre_mm, label_map, oblique_grid
 from tiny_bundle import TINY_NAMES, write_tiny_bundle
 
@@ -200,6 +200,22 @@ def test_convert_keeps_the_names_of_labels(tmp_path: Path, capsys: pytest.Captur
     source = write_labels(phantom(), tmp_path / "labels.nii.gz")
     answer(capsys, "convert", source, tmp_path / "other.nii", "--labels")
     assert read_labels(tmp_path / "other.nii").labels.names == phantom().labels.names
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # notices of the reader about other series
+def test_a_series_is_named_by_its_uid(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shared_data / "dicom" / "d2n_small"
+    listed = answer(capsys, "series", folder)["series"]
+    uids = [series["series_uid"] for series in listed]
+    assert len(set(uids)) > 1  # so that a UID is needed
+    one = next(s for s in listed if s["geometry"] == "regular" and uids.count(s["series_uid"]) == 1)
+    data = answer(capsys, "convert", folder, tmp_path / "one.nii", "--series", one["series_uid"])
+    assert data["shape"] == one["shape"]
+    assert run(["convert", str(folder), str(tmp_path / "none.nii"), "--series", "1.2.3"]) == 1
+    assert code_of(capsys.readouterr().err)
+    assert not (tmp_path / "none.nii").exists()
 
 
 # ---------------------------------------------------------------------- models, doctor, help
