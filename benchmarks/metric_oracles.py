@@ -7,10 +7,11 @@ Nothing here imports medseg: each oracle lives in its own environment.
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import sys
 import types
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ import metric_vectors as vectors  # noqa: E402  (needs the path above)
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def stardist_module() -> Any:
-    """Load `stardist.matching` by its file: importing the package would need TensorFlow."""
+def stardist_matching() -> Any:
+    """Load StarDist's `matching` by its file: importing the package would need TensorFlow."""
 
     def _raise(error: Exception) -> None:
         raise error
@@ -34,17 +35,13 @@ def stardist_module() -> Any:
     helper = types.ModuleType("csbdeep.utils")
     vars(helper)["_raise"] = _raise
     sys.modules.update({"csbdeep": types.ModuleType("csbdeep"), "csbdeep.utils": helper})
-    package = importlib.util.find_spec("stardist")
-    path = Path(package.submodule_search_locations[0]) / "matching.py"  # type: ignore[union-attr,index]
-    spec = importlib.util.spec_from_file_location("stardist_matching", path)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module
+    path = distribution("stardist").locate_file("stardist/matching.py")
+    return runpy.run_path(str(path))["matching"]
 
 
 def stardist(data: Path | None) -> dict[str, Any]:
     """Matching scores of crowded balls, and of StarDist's own demo mask against a shifted copy."""
-    matching = stardist_module().matching
+    matching = stardist_matching()
     pairs = {f"crowded {seed}": vectors.crowded_objects(seed) for seed in range(4)}
     if data is not None:
         import tifffile
