@@ -81,7 +81,9 @@ def parse_header(block: bytes) -> NiftiHeader:
         )
     slope, intercept = _scaling(float(header["scl_slope"]), float(header["scl_inter"]))
     dtype = np.dtype(VOXEL_TYPES[code]).newbyteorder(order)
-    geometry = Geometry(shape, _affine(header, shape))
+    with np.errstate(all="ignore"):  # signalling NaNs; what comes of them is judged by Geometry
+        affine = _affine(header, shape)
+    geometry = Geometry(shape, affine)
     return NiftiHeader(geometry, dtype, slope, intercept, int(offset), single, version)
 
 

@@ -114,6 +114,16 @@ def test_bad_headers_are_refused(tmp_path: Path, suffix: str, fields: dict[str, 
     assert code_of(patched(tmp_path / f"a{suffix}", **fields)) == code
 
 
+@pytest.mark.parametrize("place", [76, 80, 112, 116, 256, 268, 280, 292])
+def test_signalling_nan_is_no_crash(tmp_path: Path, place: int) -> None:
+    """Bytes 0x7fa00000: arithmetic on it raises a floating-point flag."""
+    path = patched(tmp_path / "a.nii", qform_code=1)
+    content = bytearray(path.read_bytes())
+    content[place : place + 4] = bytes.fromhex("0000a07f")
+    path.write_bytes(content)
+    TestPlainNifti().check_bounded(path)
+
+
 def test_a_trailing_axis_of_one_voxel_is_dropped(tmp_path: Path) -> None:
     assert formats.read_volume(patched(tmp_path / "a.nii", dim=[5, 2, 3, 4, 1, 1, 1, 1])).array.shape == (
         2,
@@ -218,7 +228,8 @@ def test_the_extension_is_the_one_that_totalsegmentator_reads(tmp_path: Path) ->
     image = loaded(formats.write_labels(labels, tmp_path / "b.nii.gz"))
     extension = image.header.extensions[0]
     assert extension.get_code() == 0
-    table = ElementTree.fromstring(extension.get_content()).find("VolumeInformation/LabelTable")  # noqa: S314  (our own XML)
+    root = ElementTree.fromstring(extension.get_content())  # noqa: S314  (our own XML)
+    table = root.find("VolumeInformation/LabelTable")
     assert table is not None
     assert {int(e.attrib["Key"]): e.text for e in table} == labels.labels.names
 
