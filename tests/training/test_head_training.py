@@ -139,7 +139,15 @@ def test_validation_gives_one_to_the_truth_and_less_to_another() -> None:
     assert np.nanmean(wrong) < 0.2
 
 
-TINY = TrainingRecipe(channels=(4, 8), strides=(2,), steps=6, warm_up_steps=2, check_every=3, synthesis=SMALL)
+TINY = TrainingRecipe(
+    channels=(4, 8),
+    strides=(2,),
+    small_shape=(24, 32, 24),
+    steps=6,
+    warm_up_steps=2,
+    check_every=3,
+    synthesis=SMALL,
+)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
