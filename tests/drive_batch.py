@@ -1,4 +1,7 @@
-"""A batch driver to be killed: `python drive_batch.py INPUTS OUTPUT SECONDS [SCHEDULER]`."""
+"""A batch driver to be killed: `python drive_batch.py INPUTS OUTPUT SECONDS SCHEDULER`.
+
+The scheduler is an address, empty for none, or `local` for a cluster of two processes on loopback.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,24 @@ def planned(inputs: Path, output: Path) -> BatchPlan:
     return plan_batch(found, folder_key(output))
 
 
-def main() -> None:
+def drive(scheduler: str) -> None:
+    """Run the batch that the arguments name."""
     inputs, output, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-    settings = BatchSettings(workers=2, timeout_s=60.0, memory_gb=0.5)
-    run_batch(planned(inputs, output), PoisonTask(seconds=seconds), output, settings, scheduler=sys.argv[4])
+    settings = BatchSettings(workers=2, timeout_s=20.0, memory_gb=0.5)
+    run_batch(planned(inputs, output), PoisonTask(seconds=seconds), output, settings, scheduler=scheduler)
+
+
+def main() -> None:
+    """Start a cluster first where one is wanted."""
+    if sys.argv[4] != "local":
+        drive(sys.argv[4])
+        return
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        drive(cluster.scheduler_address)
 
 
 if __name__ == "__main__":
