@@ -19,6 +19,7 @@ from medseg.export import write as module
 from medseg.export.settings import KINDS, ExportSettings, parse_kinds
 from medseg.export.write import Job, own_files
 from medseg.geometry import Geometry
+from medseg.io.dicom_source import DicomVolume
 from medseg.io.formats import read_labels
 from medseg.measure.regions import measure_regions
 from medseg.result import Result, RunRecord
@@ -216,3 +217,19 @@ def test_settings_out_of_bounds_are_refused(bad: dict[str, object]) -> None:
         replace(ExportSettings(), **bad)  # type: ignore[arg-type]  # what a caller without types may pass
     assert not ExportSettings().needs_dicom_source
     assert ExportSettings(kinds=("sr",)).needs_dicom_source
+
+
+def test_dicom_kinds_go_back_to_their_series(tmp_path: Path) -> None:
+    import pydicom
+    from dicom_makers import kidneys, line, make_source
+
+    source = make_source(tmp_path / "series", line(6))
+    labels = kidneys(source)
+    scan = DicomVolume(np.zeros(labels.geometry.shape, np.int16), labels.geometry, dicom=source)
+    result = Result(labels, None, measure_regions(labels, scan), RunRecord(), scan)
+    result.save(tmp_path / "all", export=("dicom-seg", "dicom-seg-labelmap", "rtstruct", "sr"))
+    dicom = {"report.dcm", "rtstruct.dcm", "segmentation.dcm", "segmentation_labelmap.dcm"}
+    assert set(files_in(tmp_path / "all")) == {*ALWAYS, *dicom}
+    assert {pydicom.dcmread(tmp_path / "all" / name).StudyInstanceUID for name in dicom} == {source.study_uid}
+    result.save(tmp_path / "sr", export=("sr",))
+    assert "segmentation.dcm" in files_in(tmp_path / "sr")  # what the report refers to
