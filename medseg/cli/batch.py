@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,17 +26,38 @@ SOME_FAILED = 3
 _REFRESH_S = 0.5
 
 
-@takes_settings(settings=InferenceSettings, batch_settings=BatchSettings)
+@dataclass(frozen=True)
+class BatchFlags:
+    """What a person says of a batch beside model and settings.
+
+    Attributes:
+        separate: names of classes whose objects are told apart.
+        export: kinds of files.
+        scheduler: address of a Dask scheduler, or empty for this machine.
+        plan: only tell which input gets which name.
+    """
+
+    separate: tuple[str, ...] = field(
+        default=(), metadata={"help": "class whose objects are told apart and counted; repeatable"}
+    )
+    export: tuple[str, ...] = field(
+        default=("nifti",), metadata={"help": "kinds of files, separated by commas; nifti if not given"}
+    )
+    scheduler: str = field(
+        default="",
+        metadata={"help": "address of a Dask scheduler (tcp://host:8786); else this machine"},
+    )
+    plan: bool = field(default=False, metadata={"help": "only tell which input gets which name"})
+
+
+@takes_settings(flags=BatchFlags, settings=InferenceSettings, batch_settings=BatchSettings)
 def batch(
     inputs: tuple[Path, ...],
     /,
     *,
     model: Annotated[str, Parameter(alias="-m")],
     output: Annotated[Path, Parameter(alias="-o")],
-    separate: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    export: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ("nifti",),
-    scheduler: str = "",
-    plan: Annotated[bool, Parameter(negative=())] = False,
+    flags: BatchFlags,
     settings: InferenceSettings,
     batch_settings: BatchSettings,
     json: Json = False,
@@ -46,10 +68,7 @@ def batch(
         inputs: folders, image files, DICOM studies, zips, and CSV tables with a column `image`.
         model: a name from `medseg models list`, or the folder of a model.
         output: folder of the results; made if missing.
-        separate: class whose objects are told apart and counted; repeatable.
-        export: kinds of files, separated by commas; nifti if not given.
-        scheduler: address of a Dask scheduler, such as tcp://host:8786; this machine if not given.
-        plan: only tell which input gets which name.
+        flags: what is separated and written, where, or only planned.
         settings: how the model runs.
         batch_settings: workers and limits.
         json: print one JSON object on standard output.
@@ -65,20 +84,20 @@ def batch(
     task = segmentation_task(
         model,
         settings,
-        separate=separate,
-        export=ExportSettings(kinds=export),
-        workers=1 if scheduler else batch_settings.workers,
+        separate=flags.separate,
+        export=ExportSettings(kinds=flags.export),
+        workers=1 if flags.scheduler else batch_settings.workers,
     )
     with progress_bar() as report:
         found = find_inputs(inputs, leave_out=output, progress=report)
     output.mkdir(parents=True, exist_ok=True)
     planned = plan_batch(found, folder_key(output), plain_names=batch_settings.names == "plain")
-    if plan:
+    if flags.plan:
         _print_plan(planned, json=json)
         return 0
     say(f"{len(planned.cases)} cases, {len(planned.refused)} inputs that are none")
     with live_table(len(planned.cases)) as watch:
-        ended = run_batch(planned, task, output, batch_settings, scheduler=scheduler, watch=watch)
+        ended = run_batch(planned, task, output, batch_settings, scheduler=flags.scheduler, watch=watch)
     _print_report(ended, json=json)
     return SOME_FAILED if ended.count("failed") else 0
 

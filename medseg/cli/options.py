@@ -26,6 +26,7 @@ HEADINGS = {
     "ExportSettings": "What is written",
     "SourceFlags": "Parameters",
     "SegmentFlags": "Parameters",
+    "BatchFlags": "Parameters",
 }
 """What the help calls the flags of a settings class."""
 
@@ -50,7 +51,7 @@ def flag_of(field: dataclasses.Field[Any], hint: Any, group: str) -> inspect.Par
         help=help_of(field),
         group=group,
         negative=(),
-        show_default=field.default not in (None, "") and get_origin(hint) is not tuple,
+        show_default=field.default not in (None, "", False) and get_origin(hint) is not tuple,
         validator=_bounds(rule.get("min", -math.inf), rule.get("max", math.inf)),
     )
     return inspect.Parameter(

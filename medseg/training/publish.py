@@ -98,6 +98,43 @@ def _metadata() -> dict[str, Any]:
     }
 
 
+def _preprocessing(spacing: list[float]) -> list[dict[str, Any]]:
+    """From a file to the network."""
+    return [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+        {"_target_": "Spacingd", "keys": "image", "pixdim": spacing, "mode": "bilinear"},
+        {
+            "_target_": "ScaleIntensityRangePercentilesd",
+            "keys": "image",
+            "lower": 0.5,
+            "upper": 99.5,
+            "b_min": 0.0,
+            "b_max": 1.0,
+            "clip": True,
+        },
+        {"_target_": "EnsureTyped", "keys": "image"},
+    ]
+
+
+def _postprocessing() -> list[dict[str, Any]]:
+    """From scores to labels on the scan's own grid."""
+    return [
+        {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+        {
+            "_target_": "Invertd",
+            "keys": "pred",
+            "transform": "@preprocessing",
+            "orig_keys": "image",
+            "nearest_interp": False,
+            "to_tensor": True,
+        },
+        {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+        {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "resample": False},
+    ]
+
+
 def _inference(recipe: TrainingRecipe) -> dict[str, Any]:
     spacing = [recipe.synthesis.spacing_mm] * 3
     return {
@@ -117,25 +154,7 @@ def _inference(recipe: TrainingRecipe) -> dict[str, Any]:
             "norm": "batch",
         },
         "network": "$@network_def.to(@device)",
-        "preprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": "LoadImaged", "keys": "image"},
-                {"_target_": "EnsureChannelFirstd", "keys": "image"},
-                {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
-                {"_target_": "Spacingd", "keys": "image", "pixdim": spacing, "mode": "bilinear"},
-                {
-                    "_target_": "ScaleIntensityRangePercentilesd",
-                    "keys": "image",
-                    "lower": 0.5,
-                    "upper": 99.5,
-                    "b_min": 0.0,
-                    "b_max": 1.0,
-                    "clip": True,
-                },
-                {"_target_": "EnsureTyped", "keys": "image"},
-            ],
-        },
+        "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(spacing)},
         "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False},
         "inferer": {
@@ -145,22 +164,7 @@ def _inference(recipe: TrainingRecipe) -> dict[str, Any]:
             "overlap": 0.5,
             "mode": "gaussian",
         },
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                    "to_tensor": True,
-                },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-                {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "resample": False},
-            ],
-        },
+        "postprocessing": {"_target_": "Compose", "transforms": _postprocessing()},
         "handlers": [
             {
                 "_target_": "CheckpointLoader",
