@@ -25,6 +25,9 @@ VERBS = {
     "series": "List what a folder, DICOMDIR or zip holds, and what of it can be read.",
     "convert": "Write an image or label map in another format.",
     "batch": "Segment many cases, each in a guarded process; resumes by itself.",
+    "receive": "Receive studies from a scanner or PACS and segment them (extra: network).",
+    "send": "Send DICOM files to a PACS and tell which were stored (extra: network).",
+    "fetch": "List and fetch series of a DICOMweb service (extra: network).",
     "models": "List the models at hand, or show one.",
     "doctor": "Tell what works on this machine: versions, devices, memory.",
 }
