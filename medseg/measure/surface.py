@@ -164,31 +164,32 @@ def _by_tree(some: Floats, others: Floats) -> tuple[Floats, Floats]:
 
 def _area_of_code(matrix: Floats) -> Floats:
     """`(256,)` mm2 of the surface within a cube of each code."""
-    areas = np.zeros(256)
-    for code, triangles in _triangles().items():
-        edges = (triangles[:, 1:] - triangles[:, :1]) @ matrix.T
-        areas[code] = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1).sum() / 2
-    return areas
+    codes, triangles = _triangles()
+    edges = (triangles[:, 1:] - triangles[:, :1]) @ matrix.T
+    areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1) / 2
+    return np.bincount(codes, weights=areas, minlength=256).astype(np.float64)
 
 
 @cache
-def _triangles() -> dict[int, Floats]:
-    """Code -> `(n, 3, 3)` triangles in the unit cube.
+def _triangles() -> tuple[npt.NDArray[np.int64], Floats]:
+    """`(n,)` codes and their `(n, 3, 3)` triangles in the unit cube.
 
     Where the faces of a cube leave a choice, the corners that are fewer are cut off one by one, so
     that a mask and its complement have one surface, as in DeepMind's table.
     """
     from skimage.measure import marching_cubes
 
-    found: dict[int, Floats] = {}
+    codes: list[int] = []
+    parts = []
     for code in range(1, 255):
         fewer = code if code.bit_count() <= 4 else 255 - code
         cube = np.zeros((2, 2, 2))
         for bit, corner in enumerate(CORNERS):
             cube[corner] = fewer >> bit & 1
         vertices, faces, _, _ = marching_cubes(cube, 0.5, method="lorensen")
-        found[code] = vertices[faces].astype(np.float64)
-    return found
+        parts.append(vertices[faces].astype(np.float64))
+        codes += [code] * len(faces)
+    return np.array(codes), np.concatenate(parts)
 
 
 def hausdorff_mm(distances: SurfaceDistances, percentile: float = 95.0) -> float:
