@@ -149,6 +149,14 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, capsys: pytest.Captu
     refused(tmp_path, capsys, "segment", tmp_path / "study", "--model", "tiny", "-o", tmp_path / "out")
 
 
+def test_a_label_map_is_no_scan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    array = np.zeros((40, 36, 30), np.uint8)
+    array[5:20, 5:30, 5:25], array[22:35, 8:30, 5:20] = 1, 2
+    labels = tmp_path / "labels.nii"
+    labels.write_bytes(scan_bytes(array))
+    refused(tmp_path, capsys, "segment", labels, "--model", "tiny", "-o", tmp_path / "out")
+
+
 def test_an_image_is_no_label_map(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(tmp_path, capsys, "measure", scan) == "NOT_LABELS"
     assert refused(tmp_path, capsys, "convert", scan, tmp_path / "b.nii", "--labels") == "NOT_LABELS"
