@@ -11,6 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg.batch.run import BatchReport, CaseEvent
+    from medseg.batch.segment_batch import BatchRecipe, segment_batch
+    from medseg.batch.settings import BatchSettings
     from medseg.errors import (
         CancelledError,
         DeviceMemoryError,
@@ -53,9 +56,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchRecipe",
+    "BatchReport",
+    "BatchSettings",
     "CancelToken",
     "CancelledError",
     "Card",
+    "CaseEvent",
     "Code",
     "DeviceMemoryError",
     "DicomSource",
@@ -108,6 +115,7 @@ __all__ = [
     "resample_labels",
     "resample_volume",
     "segment",
+    "segment_batch",
     "separate",
     "separate_store",
     "separation_preset",
@@ -117,9 +125,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "BatchRecipe": "medseg.batch.segment_batch",
+    "BatchReport": "medseg.batch.run",
+    "BatchSettings": "medseg.batch.settings",
     "CancelToken": "medseg.progress",
     "CancelledError": "medseg.errors",
     "Card": "medseg.models.card",
+    "CaseEvent": "medseg.batch.run",
     "Code": "medseg.labels",
     "DeviceMemoryError": "medseg.errors",
     "DicomSource": "medseg.io.dicom_source",
@@ -171,6 +183,7 @@ _HOME = {
     "resample_labels": "medseg.resample",
     "resample_volume": "medseg.resample",
     "segment": "medseg.pipeline",
+    "segment_batch": "medseg.batch.segment_batch",
     "separate": "medseg.instances.separate",
     "separate_store": "medseg.instances.store",
     "separation_preset": "medseg.instances.settings",
