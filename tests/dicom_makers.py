@@ -182,7 +182,7 @@ def kidneys(source: DicomSource, seed: int = 0) -> LabelVolume:
 def lesions_of(labels: LabelVolume) -> InstanceVolume:
     """Two objects of the class 7, in the left and in the right half; a margin of it stays in none."""
     array = np.zeros(labels.array.shape, dtype=np.uint16)
-    half = array.shape[0] // 2
+    half = labels.geometry.shape[0] // 2
     array[:half], array[half:] = 1, 2
     array[labels.array != 7] = 0
     array[:, :3] = 0
