@@ -123,6 +123,8 @@ def train(data: HeadData, recipe: TrainingRecipe, folder: Path, report: Callable
     losses: list[float] = []
     began = time.monotonic()
     for step in range(start, recipe.steps):
+        if recipe.is_frozen_at(step) and not recipe.is_frozen_at(step - 1):
+            _copy_statistics(average, network)
         losses.append(_step(network, optimiser, data, recipe, step))
         _move_average(average, network, min(recipe.averaging, (step + 1) / (step + 10)))
         if (step + 1) % recipe.check_every == 0 or step + 1 == recipe.steps:
@@ -151,6 +153,10 @@ def _step(
     head = data.training[int(rng.integers(len(data.training)))]
     image, target = synthesise(head, data.labels, rng, recipe.synthesis_at(step))
     network.train()
+    if recipe.is_frozen_at(step):
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eval()
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate_at(step)
     optimiser.zero_grad(set_to_none=True)
@@ -162,6 +168,15 @@ def _step(
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimiser.step()
     return value
+
+
+@torch.no_grad()
+def _copy_statistics(source: nn.Module, target: nn.Module) -> None:
+    """Take over the BatchNorm statistics of the averaged network, which follow many heads."""
+    own = target.state_dict()
+    for name, value in source.state_dict().items():
+        if "running_" in name:
+            own[name].copy_(value)
 
 
 @torch.no_grad()

@@ -20,6 +20,9 @@ class TrainingRecipe:
         averaging: decay of the running mean of the weights, which is what is kept.
         easy_fraction: share of the run with T1-like contrast only.
         widening_fraction: share of the run over which contrast grows to full width.
+        frozen_fraction: share of the run after which BatchNorm keeps its running statistics. One
+            head a step gives statistics of that head alone, which is not what is used later.
+        frozen_slowdown: factor on the learning rate from then on.
         small_shape: voxels of a smaller window, which makes steps cheaper.
         small_between: shares of the run between which the smaller window is used; start and
             end see windows as the inferer will show them.
@@ -29,15 +32,17 @@ class TrainingRecipe:
 
     channels: tuple[int, ...] = (32, 32, 64, 64, 128, 128, 256)
     strides: tuple[int, ...] = (2, 1, 2, 1, 2, 1)
-    steps: int = 5000
+    steps: int = 6000
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     warm_up_steps: int = 100
     averaging: float = 0.995
-    easy_fraction: float = 0.12
-    widening_fraction: float = 0.35
+    easy_fraction: float = 0.1
+    widening_fraction: float = 0.29
+    frozen_fraction: float = 0.4583
+    frozen_slowdown: float = 0.6
     small_shape: tuple[int, int, int] = (80, 96, 80)
-    small_between: tuple[float, float] = (0.3, 0.85)
+    small_between: tuple[float, float] = (0.25, 0.85)
     check_every: int = 250
     seed: int = 0
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
@@ -46,7 +51,12 @@ class TrainingRecipe:
         """Learning rate of a step, counted from 0."""
         rise = min(1.0, (step + 1) / self.warm_up_steps)
         fall: float = (1 - step / self.steps) ** 0.9
-        return self.learning_rate * rise * fall
+        slow = self.frozen_slowdown if self.is_frozen_at(step) else 1.0
+        return self.learning_rate * rise * fall * slow
+
+    def is_frozen_at(self, step: int) -> bool:
+        """Whether BatchNorm keeps its statistics at a step."""
+        return step >= round(self.frozen_fraction * self.steps)
 
     def synthesis_at(self, step: int) -> SynthesisSettings:
         """How images are made at a step: size of the window, width of contrasts, spoiling."""
