@@ -27,6 +27,7 @@ HEADINGS = {
     "SourceFlags": "Parameters",
     "SegmentFlags": "Parameters",
     "BatchFlags": "Parameters",
+    "ReceiveFlags": "Parameters",
 }
 """What the help calls the flags of a settings class."""
 
@@ -51,13 +52,14 @@ def flag_of(field: dataclasses.Field[Any], hint: Any, group: str) -> inspect.Par
         help=help_of(field),
         group=group,
         negative=(),
-        show_default=field.default not in (None, "", False) and get_origin(hint) is not tuple,
+        show_default=field.default not in (None, "", False, dataclasses.MISSING)
+        and get_origin(hint) is not tuple,
         validator=_bounds(rule.get("min", -math.inf), rule.get("max", math.inf)),
     )
     return inspect.Parameter(
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=field.default,
+        default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
         annotation=Annotated[hint, parameter],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +16,35 @@ from medseg.cli.segment import require_writable
 from medseg.inference.settings import InferenceSettings
 
 
-@takes_settings(receive_settings=ReceiveSettings, settings=InferenceSettings, batch_settings=BatchSettings)
+@dataclass(frozen=True)
+class ReceiveFlags:
+    """What a person says of receiving beside model and settings.
+
+    Attributes:
+        spool: folder for what was received.
+        export: kinds of files.
+        studies: stop after so many studies; 0 for no end.
+    """
+
+    spool: Path = field(metadata={"help": "folder for what was received; private, it holds patients"})
+    export: tuple[str, ...] = field(
+        default=("nifti", "dicom-seg"),
+        metadata={"help": "kinds of files, separated by commas; nifti and dicom-seg if not given"},
+    )
+    studies: int = field(default=0, metadata={"help": "stop after so many studies; 0 for no end", "min": 0})
+
+
+@takes_settings(
+    flags=ReceiveFlags,
+    receive_settings=ReceiveSettings,
+    settings=InferenceSettings,
+    batch_settings=BatchSettings,
+)
 def receive(
     *,
     model: Annotated[str, Parameter(alias="-m")],
     output: Annotated[Path, Parameter(alias="-o")],
-    spool: Path,
-    export: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ("nifti", "dicom-seg"),
-    studies: int = 0,
+    flags: ReceiveFlags,
     receive_settings: ReceiveSettings,
     settings: InferenceSettings,
     batch_settings: BatchSettings,
@@ -33,9 +55,7 @@ def receive(
     Args:
         model: a name from `medseg models list`, or the folder of a model.
         output: one batch folder per study is made in it.
-        spool: folder for what was received; private, it holds patients.
-        export: kinds of files, separated by commas; nifti and dicom-seg if not given.
-        studies: stop after so many studies; 0 for no end.
+        flags: where received files lie, what is written, when to end.
         receive_settings: address, titles, quiet time.
         settings: how the model runs.
         batch_settings: workers and limits.
@@ -53,7 +73,7 @@ def receive(
 
     require_writable(output)
     task = segmentation_task(
-        model, settings, export=ExportSettings(kinds=export), workers=batch_settings.workers
+        model, settings, export=ExportSettings(kinds=flags.export), workers=batch_settings.workers
     )
     counts = {"done": 0, "failed": 0}
 
@@ -73,8 +93,8 @@ def receive(
         say(f"{study.name}: {states}")
         return is_done
 
-    with StudyReceiver(spool, receive_settings) as receiver:
+    with StudyReceiver(flags.spool, receive_settings) as receiver:
         say(f"listening at {receive_settings.host}:{receiver.port} as {receive_settings.ae_title}")
-        feed(receiver, process, CancelToken(), studies=studies)
+        feed(receiver, process, CancelToken(), studies=flags.studies)
     if json:
         print_json({"output": str(output), "studies": counts})
