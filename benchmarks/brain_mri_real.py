@@ -36,7 +36,8 @@ Mask = npt.NDArray[np.bool_]
 
 
 def dice(a: Mask, b: Mask) -> float:
-    return float(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+    both, either = int(np.count_nonzero(a & b)), int(np.count_nonzero(a)) + int(np.count_nonzero(b))
+    return 2 * both / max(1, either)
 
 
 def brain_mask(labels: medseg.LabelVolume) -> Mask:
