@@ -15,6 +15,7 @@ from dicom_makers import PATIENT, line, make_source, uid
 from phantoms import oblique_grid
 from tiny_bundle import write_tiny_bundle
 
+import medseg
 from medseg.batch.cases import Case, Source
 from medseg.batch.segmentation import segmentation_task
 from medseg.cli.main import run
@@ -112,6 +113,14 @@ def test_a_second_run_is_quick_and_its_object_complete(night: tuple[Path, Path, 
     assert (data["done"], data["failed"], data["skipped"]) == (3, 2, 0)
     assert {row["state"] for row in data["cases"]} == {"done", "failed"}
     assert "error" not in again.stderr
+
+
+def test_from_python_it_goes_on_where_the_shell_left_off(night: tuple[Path, Path, Path]) -> None:
+    inputs, output, model = night
+    events: list[medseg.CaseEvent] = []
+    report = medseg.segment_batch([inputs], medseg.BatchRecipe(model), output, watch=events.append)
+    assert [report.count(state) for state in ("done", "failed", "skipped")] == [3, 2, 0]
+    assert {(event.seconds, event.state) for event in events} == {(0.0, "done"), (0.0, "failed")}
 
 
 def test_a_plan_tells_which_input_has_which_name(
