@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         VolumeError,
         WriteError,
     )
+    from medseg.export.dicom_report import write_dicom_report
+    from medseg.export.dicom_rtstruct import write_dicom_rtstruct
+    from medseg.export.dicom_seg import write_dicom_seg
     from medseg.export.settings import ExportSettings
     from medseg.export.write import write_result
     from medseg.geometry import Geometry
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from medseg.instances.separate import separate
     from medseg.instances.settings import SeparationSettings, separation_preset
     from medseg.instances.store import separate_store
+    from medseg.io.dicom_rtstruct_reader import read_dicom_rtstruct
+    from medseg.io.dicom_seg_reader import read_dicom_seg
     from medseg.io.dicom_series import SeriesInfo, list_series, read_series
     from medseg.io.dicom_source import DicomSource, DicomVolume, labels_on_slices
     from medseg.io.formats import read, read_all, read_labels, write_labels, write_volume
@@ -110,6 +115,8 @@ __all__ = [
     "predict",
     "read",
     "read_all",
+    "read_dicom_rtstruct",
+    "read_dicom_seg",
     "read_labels",
     "read_series",
     "resample_labels",
@@ -119,6 +126,9 @@ __all__ = [
     "separate",
     "separate_store",
     "separation_preset",
+    "write_dicom_report",
+    "write_dicom_rtstruct",
+    "write_dicom_seg",
     "write_labels",
     "write_result",
     "write_volume",
@@ -178,6 +188,8 @@ _HOME = {
     "predict": "medseg.inference.predict",
     "read": "medseg.io.formats",
     "read_all": "medseg.io.formats",
+    "read_dicom_rtstruct": "medseg.io.dicom_rtstruct_reader",
+    "read_dicom_seg": "medseg.io.dicom_seg_reader",
     "read_labels": "medseg.io.formats",
     "read_series": "medseg.io.dicom_series",
     "resample_labels": "medseg.resample",
@@ -187,6 +199,9 @@ _HOME = {
     "separate": "medseg.instances.separate",
     "separate_store": "medseg.instances.store",
     "separation_preset": "medseg.instances.settings",
+    "write_dicom_report": "medseg.export.dicom_report",
+    "write_dicom_rtstruct": "medseg.export.dicom_rtstruct",
+    "write_dicom_seg": "medseg.export.dicom_seg",
     "write_labels": "medseg.io.formats",
     "write_result": "medseg.export.write",
     "write_volume": "medseg.io.formats",
