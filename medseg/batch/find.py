@@ -190,6 +190,7 @@ def _row(row: dict[str, str], images: Sequence[str], folder: Path, line: int) ->
 
 
 def _table_source(path: Path, series_uid: str) -> Source:
-    if path.is_dir():
-        return Source(path, series_uid, tuple(_regular_files(path, None)))
-    return Source(path, series_uid, (path,))
+    if not path.is_dir():
+        return Source(path, series_uid, (path,))
+    headers = (one for one in scan(path).headers if series_uid in ("", one.series_uid))
+    return Source(path, series_uid, tuple(sorted({one.file.path for one in headers})))

@@ -155,7 +155,7 @@ def _loaded(model: Path, device: str) -> Model:
 
 def _read(source: Source) -> Volume:
     if source.series_uid or source.path.is_dir():
-        return read_series(source.path, source.series_uid or None)
+        return read_series(source.files or source.path, source.series_uid or None)
     return read_volume(source.path)
 
 

@@ -6,7 +6,7 @@ The public face of `medseg.io.dicom_*`. Every series is right, or refused with a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,8 @@ from medseg.io.notices import notify
 from medseg.progress import CancelToken, ProgressCallback, silent
 
 _SHOWN_CODES = 4
+
+Place = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def list_series(
 
 
 def read_series(
-    path: str | os.PathLike[str],
+    path: Place | Sequence[Place],
     series_uid: str | None = None,
     *,
     irregular: Irregular = "resample",
@@ -95,7 +97,8 @@ def read_series(
     """Read the one volume of a place, or of one series in it.
 
     Args:
-        path: folder tree, DICOMDIR, zip, or one DICOM file.
+        path: folder tree, DICOMDIR, zip, or one DICOM file; or a list of files, where they are known, so
+            that a large folder need not be looked through.
         series_uid: which series; may be left out where there is one.
         irregular: `"resample"` slices that are tilted or unevenly spaced, with a notice and on the
             record; `"reject"` them; `"fill"` as `"resample"`, and bridge missing slices too.
@@ -171,11 +174,14 @@ def read_all(
 
 @contextmanager
 def _stacks(
-    path: str | os.PathLike[str], progress: ProgressCallback, cancel: CancelToken | None
+    path: Place | Sequence[Place], progress: ProgressCallback, cancel: CancelToken | None
 ) -> Iterator[tuple[tuple[Stack, ...], SourceReader]]:
-    found = scan(Path(path), progress=progress, cancel=cancel)
-    for note in found.notes:
-        notify("DICOMDIR", note)
+    headers: list[ImageHeader] = []
+    for place in [path] if isinstance(path, str | os.PathLike) else path:
+        found = scan(Path(place), progress=progress, cancel=cancel)
+        headers += found.headers
+        for note in found.notes:
+            notify("DICOMDIR", note)
     with SourceReader() as reader:
         known: dict[int, bytes] = {}
 
@@ -184,7 +190,7 @@ def _stacks(
                 known[id(header)] = pixel_digest(reader, header)
             return known[id(header)]
 
-        yield stacks_of(found.headers, digest), reader
+        yield stacks_of(headers, digest), reader
 
 
 def _is_readable(stack: Stack, irregular: Irregular) -> bool:

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from dicom_makers import line, make_source, uid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from medseg.batch.cases import Found, Source, plan_batch
 from medseg.batch.find import find_inputs, read_table
 from medseg.batch.pseudonyms import folder_key, pseudonym, safe_name, without_names
 from medseg.errors import ReadError
+from medseg.io.dicom_series import read_series
 
 KEY = bytes(32)
 
@@ -176,6 +178,24 @@ def test_a_table_names_cases_images_and_series(tmp_path: Path) -> None:
     assert [source.path for source in one.sources] == [tmp_path / "a.nii", tmp_path / "b.nii"]
     assert one.label == "one"
     assert len(two.sources) == 1
+
+
+def test_a_table_may_name_the_folder_of_a_series(tmp_path: Path) -> None:
+    make_source(tmp_path / "ct", line(3))
+    touch(tmp_path, "ct/notes.txt")
+    (tmp_path / "cases.csv").write_text("case,image\nx,ct\n")
+    (one,) = read_table(tmp_path / "cases.csv")
+    assert {path.name for path in one.sources[0].files} == {"000.dcm", "001.dcm", "002.dcm"}
+
+
+def test_a_series_is_read_from_its_files_though_others_lie_beside_it(tmp_path: Path) -> None:
+    make_source(tmp_path, line(3))
+    for path in tmp_path.glob("*.dcm"):
+        path.rename(path.with_name(f"a{path.name}"))
+    make_source(tmp_path, line(4), change={"SeriesInstanceUID": uid(9), "StudyInstanceUID": uid(8)})
+    found = [one for one in find_inputs([tmp_path]) if not one.code]
+    shapes = sorted(read_series(one.sources[0].files).geometry.shape for one in found)
+    assert shapes == [(32, 24, 3), (32, 24, 4)]
 
 
 @pytest.mark.parametrize(
