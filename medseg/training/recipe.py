@@ -32,17 +32,17 @@ class TrainingRecipe:
 
     channels: tuple[int, ...] = (32, 32, 64, 64, 128, 128, 256)
     strides: tuple[int, ...] = (2, 1, 2, 1, 2, 1)
-    steps: int = 6000
+    steps: int = 5600
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     warm_up_steps: int = 100
     averaging: float = 0.995
-    easy_fraction: float = 0.1
-    widening_fraction: float = 0.29
-    frozen_fraction: float = 0.4583
+    easy_fraction: float = 0.107
+    widening_fraction: float = 0.3125
+    frozen_fraction: float = 0.491
     frozen_slowdown: float = 0.6
     small_shape: tuple[int, int, int] = (80, 96, 80)
-    small_between: tuple[float, float] = (0.25, 0.85)
+    small_between: tuple[float, float] = (0.268, 0.95)
     check_every: int = 250
     seed: int = 0
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
