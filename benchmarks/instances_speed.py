@@ -56,7 +56,7 @@ class OneField:
     def __init__(self, field: npt.NDArray[np.float32]) -> None:
         self._field = field
         self.shape = (field.shape[0], field.shape[1], field.shape[2])
-        self.reach = (0, 0, 0)
+        self.reach, self.spacing_mm = (0, 0, 0), SPACING_MM
 
     def heights(self, block: Block) -> npt.NDArray[np.float32]:
         """A part of the field."""

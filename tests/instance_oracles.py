@@ -32,14 +32,21 @@ def nearest_background(mask: Array, spacing: tuple[float, ...], cap: float) -> A
     return out
 
 
-def climb(heights: Array) -> dict[Place, Place]:
-    """The maximum that every voxel climbs to."""
+def climb(heights: Array, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> dict[Place, Place]:
+    """The maximum that every voxel climbs to, always by the steepest way up."""
 
     def order(place: Place) -> tuple[float, int]:
         return float(heights[place]), -int(np.ravel_multi_index(place, heights.shape))
 
+    def slope(place: Place, other: Place) -> np.float32:
+        length = np.linalg.norm(np.subtract(other, place) * np.array(spacing))
+        return np.float32(heights[other] - heights[place]) * np.float32(1 / length)
+
     places = [tuple(int(c) for c in p) for p in np.argwhere(heights > -np.inf)]
-    upward = {p: max([p, *neighbours(p, heights.shape)], key=order) for p in places}
+    upward = {}
+    for place in places:
+        higher = [q for q in neighbours(place, heights.shape) if order(q) > order(place)]
+        upward[place] = min(higher, key=lambda q: (-slope(place, q), q), default=place)
     ends = {}
     for place in places:
         end = place
@@ -49,9 +56,9 @@ def climb(heights: Array) -> dict[Place, Place]:
     return ends
 
 
-def decode_slowly(heights: Array, h: float) -> Array:
+def decode_slowly(heights: Array, h: float, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Array:
     """Objects numbered by their first voxel: basins, saddles, then one merge at a time."""
-    ends = climb(heights)
+    ends = climb(heights, spacing)
     index = {p: int(np.ravel_multi_index(p, heights.shape)) for p in ends}
     saddles: dict[tuple[Place, Place], float] = {}
     for place, end in ends.items():

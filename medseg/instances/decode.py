@@ -120,7 +120,9 @@ def gather_basins(source: HeightMap, grid: BlockGrid, bench: Workbench, watch: W
         watch.step("find basins", number, len(grid.blocks))
         if not bench.has(number):
             region = block.grown((1, 1, 1), grid.shape)
-            bench.keep(number, *find_basins(source.heights(region), region, block, grid.shape))
+            bench.keep(
+                number, *find_basins(source.heights(region), source.spacing_mm, region, block, grid.shape)
+            )
     watch.step("find basins", len(grid.blocks), len(grid.blocks))
 
 

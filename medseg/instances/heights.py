@@ -50,6 +50,10 @@ class HeightMap(Protocol):
         """Voxels of the volume."""
 
     @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Size of a voxel along each axis."""
+
+    @property
     def reach(self) -> Triple:
         """Voxels beyond a block that its heights depend on."""
 
@@ -108,9 +112,15 @@ class ClassMask:
 
 @dataclass(frozen=True)
 class FlatHeight:
-    """The same height everywhere in the class: objects are its connected components."""
+    """The same height everywhere in the class: objects are its connected components.
+
+    Attributes:
+        mask: the class.
+        spacing_mm: size of a voxel along each axis; without a slope it does not matter.
+    """
 
     mask: ClassMask
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def shape(self) -> Triple:

@@ -133,7 +133,9 @@ def _first_pass(source: HeightMap, arrays: list[_OneRead], bench: _FolderBench, 
         for array in arrays:
             digest = zlib.crc32(read_block(array, seen).tobytes(), digest)
         if not bench.has(number):
-            bench.keep(number, *find_basins(source.heights(region), region, block, grid.shape))
+            bench.keep(
+                number, *find_basins(source.heights(region), source.spacing_mm, region, block, grid.shape)
+            )
             bench.seal(number, digest)
         elif bench.digest(number) != digest:
             raise ReadError(

@@ -31,9 +31,12 @@ HEIGHTS = TINY.flatmap(
 )
 
 
-def given_height(field: np.ndarray) -> GivenHeight:
+SPACINGS = st.sampled_from([(1.0, 1.0, 1.0), (4.0, 1.0, 0.7)])
+
+
+def given_height(field: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> GivenHeight:
     """Heights where they are 0 or more."""
-    return GivenHeight(ClassMask((field >= 0).astype(np.uint8), 1), field, (1.0, 1.0, 1.0))
+    return GivenHeight(ClassMask((field >= 0).astype(np.uint8), 1), field, spacing)
 
 
 def whole(shape: tuple[int, ...]) -> BlockGrid:
@@ -53,10 +56,12 @@ def nuclei(shape: tuple[int, int, int], seed: int = 3) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=50)
-@given(field=HEIGHTS, h=st.sampled_from([0.0, 0.5, 1.0, 2.0, 9.0]))
-def test_decoder_equals_the_slow_oracle(field: np.ndarray, h: float) -> None:
-    found, _ = decode(given_height(field), MergeRule(h), whole(field.shape))
-    assert np.array_equal(found, decode_slowly(np.where(field < 0, -np.inf, field), h))
+@given(field=HEIGHTS, h=st.sampled_from([0.0, 0.5, 1.0, 2.0, 9.0]), spacing=SPACINGS)
+def test_decoder_equals_the_slow_oracle(
+    field: np.ndarray, h: float, spacing: tuple[float, float, float]
+) -> None:
+    found, _ = decode(given_height(field, spacing), MergeRule(h), whole(field.shape))
+    assert np.array_equal(found, decode_slowly(np.where(field < 0, -np.inf, field), h, spacing))
 
 
 @settings(deadline=None, max_examples=50)
