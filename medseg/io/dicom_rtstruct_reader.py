@@ -18,6 +18,8 @@ import numpy.typing as npt
 from medseg.errors import ReadError
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.dicom_elements import read_raw_header
+from medseg.io.dicom_source import DicomSource
+from medseg.io.dicom_stack import labels_from_slices, require_free, slice_of_points
 from medseg.io.files import file_size, opened
 from medseg.io.notices import notify
 from medseg.labels import Code, Colour, Label, LabelSet, colour_of_id
@@ -42,13 +44,16 @@ class _Roi:
     contours: tuple[FloatArray, ...]
 
 
-def read_dicom_rtstruct(path: str | Path, *, grid: Geometry, only: Sequence[str | int] = ()) -> LabelVolume:
+def read_dicom_rtstruct(
+    path: str | Path, *, grid: Geometry | DicomSource, only: Sequence[str | int] = ()
+) -> LabelVolume:
     """Fill the contours of a structure set on a grid.
 
     Args:
         path: file.
-        grid: of the images that were contoured; its planes must hold the contours. Contours of a
-            tilted series lie on the planes of its sheared grid.
+        grid: of the images that were contoured; its planes must hold the contours. Or the source of
+            the images (`DicomVolume.dicom`): then contours of tilted and uneven series come onto the
+            grid that their volume has.
         only: names or numbers of the regions to read; all where empty.
 
     Returns:
@@ -65,13 +70,18 @@ def read_dicom_rtstruct(path: str | Path, *, grid: Geometry, only: Sequence[str 
     if only:
         labels = LabelSet(tuple(dict.fromkeys(labels.find(one) for one in only)))
     highest = max(labels.ids, default=0)
-    array = np.zeros(
-        grid.shape, dtype=np.uint8 if highest < 256 else np.uint16 if highest < 65536 else np.int32
-    )
-    for roi in rois:
-        if roi.label.id in labels.ids:
-            _fill(roi, grid, array)
-    return LabelVolume(array, grid, labels)
+    dtype = np.uint8 if highest < 256 else np.uint16 if highest < 65536 else np.int32
+    chosen = [roi for roi in rois if roi.label.id in labels.ids]
+    if isinstance(grid, DicomSource) and grid.resampled:
+        planes = np.zeros((len(grid.slices), grid.columns, grid.rows), dtype=dtype)
+        for roi in chosen:
+            _fill_slices(roi, grid, planes)
+        return LabelVolume(labels_from_slices(planes, grid), grid.grid, labels)
+    geometry = grid.grid if isinstance(grid, DicomSource) else grid
+    array = np.zeros(geometry.shape, dtype=dtype)
+    for roi in chosen:
+        _fill(roi, geometry, array)
+    return LabelVolume(array, geometry, labels)
 
 
 def _read(path: Path) -> Dataset:
@@ -179,15 +189,23 @@ def _fill(roi: _Roi, grid: Geometry, array: npt.NDArray[Any]) -> None:
         by_plane.setdefault((axis, plane), []).append(np.delete(index, axis, axis=1))
     for (axis, plane), polygons in by_plane.items():
         at: tuple[Any, ...] = tuple(plane if a == axis else slice(None) for a in range(3))
-        layer = array[at]
-        inside = filled(polygons, (layer.shape[0], layer.shape[1]))
-        if (inside & (layer != 0) & (layer != roi.label.id)).any():
-            raise ReadError(
-                "SEGMENTS_OVERLAP",
-                "expected regions without a common voxel, got some that overlap, which one label map cannot "
-                "hold; read them one by one with `only`",
-            )
-        layer[inside] = roi.label.id
+        _fill_layer(polygons, roi.label.id, array[at])
+
+
+def _fill_slices(roi: _Roi, source: DicomSource, planes: npt.NDArray[Any]) -> None:
+    """Write one region onto the slices, `(slices, columns, rows)`."""
+    by_slice: dict[int, list[FloatArray]] = {}
+    for contour in roi.contours:
+        number, points = slice_of_points(contour, source)
+        by_slice.setdefault(number, []).append(points)
+    for number, polygons in by_slice.items():
+        _fill_layer(polygons, roi.label.id, planes[number])
+
+
+def _fill_layer(polygons: list[FloatArray], label_id: int, layer: npt.NDArray[Any]) -> None:
+    inside = filled(polygons, (layer.shape[0], layer.shape[1]))
+    require_free(layer[inside], np.asarray(label_id))
+    layer[inside] = label_id
 
 
 def _plane_of(index: FloatArray, grid: Geometry) -> tuple[int, int]:

@@ -22,7 +22,8 @@ from medseg.io.dicom_elements import EXPLICIT_LITTLE, IMPLICIT_LITTLE, Elements,
 from medseg.io.dicom_multiframe import FRAME_GROUPS, SHARED_GROUPS, multiframe_planes
 from medseg.io.dicom_records import PixelLayout, Plane
 from medseg.io.dicom_segment_names import SEGMENTS, labels_of_segments
-from medseg.io.dicom_stack import grid_of_planes, place_on_grid
+from medseg.io.dicom_source import DicomSource
+from medseg.io.dicom_stack import grid_of_planes, labels_from_slices, place_on_grid, place_on_slice
 from medseg.io.dicom_syntaxes import is_decodable
 from medseg.io.dicom_values import integer_text, integers, word
 from medseg.io.files import file_size, opened
@@ -63,14 +64,16 @@ class _Seg:
 
 
 def read_dicom_seg(
-    path: str | Path, *, grid: Geometry | None = None, only: Sequence[str | int] = ()
+    path: str | Path, *, grid: Geometry | DicomSource | None = None, only: Sequence[str | int] = ()
 ) -> LabelVolume:
     """Read a DICOM SEG as a label map; ids are segment numbers.
 
     Args:
         path: file.
-        grid: of the images that were segmented; every frame must lie on one of its planes. Without
-            it, the grid spans the frames that the file has, evenly spaced ones only.
+        grid: of the images that were segmented; every frame must lie on one of its planes. Or the
+            source of the images (`DicomVolume.dicom`): then labels of tilted and uneven series come
+            onto the grid that their volume has. Without it, the grid spans the frames that the file
+            has, evenly spaced ones only.
         only: names or numbers of the segments to read; all where empty.
 
     Returns:
@@ -88,13 +91,20 @@ def read_dicom_seg(
     wanted = np.zeros(2**16, dtype=np.uint8 if max(chosen.ids, default=0) < 256 else np.uint16)
     wanted[list(chosen.ids)] = chosen.ids
     affines = [_affine(plane) for plane in seg.planes]
+    uneven = grid if isinstance(grid, DicomSource) and grid.resampled else None
+    grid = grid.grid if isinstance(grid, DicomSource) else grid
     grid = grid or grid_of_planes(affines, (seg.planes[0].columns, seg.planes[0].rows), _stated_gap(seg))
-    array = np.zeros(grid.shape, dtype=wanted.dtype)
+    shape = grid.shape if uneven is None else (len(uneven.slices), uneven.columns, uneven.rows)
+    array = np.zeros(shape, dtype=wanted.dtype)
     for affine, number, pixels in zip(affines, seg.segment_of_frame, _frames(seg), strict=True):
         numbers = _numbers(seg, number, pixels, wanted)
-        if numbers is not None and numbers.any():
+        if numbers is None or not numbers.any():
+            continue
+        if uneven is None:
             place_on_grid(numbers.T, affine, grid, array)
-    return LabelVolume(array, grid, chosen)
+        else:
+            place_on_slice(numbers.T, affine, uneven, array)
+    return LabelVolume(array if uneven is None else labels_from_slices(array, uneven), grid, chosen)
 
 
 def _chosen(labels: LabelSet, only: Sequence[str | int]) -> LabelSet:

@@ -71,6 +71,13 @@ def test_a_result_of_a_real_series(name: str, shared_data: Path, tmp_path: Path)
             and np.abs(at - k[2]).max() < 1e-4
         )
         assert np.array_equal(frame, planes[order[key]])
+    onto_slices = (
+        read_dicom_seg(folder / FILES[0], grid=source),
+        read_dicom_rtstruct(folder / FILES[2], grid=source),
+    )
+    for back in onto_slices:
+        assert back.geometry is source.grid
+        assert np.array_equal(labels_on_slices(back, source), planes), "the way there, back and there again"
     if not source.resampled:
         for file in FILES[:2]:
             assert np.array_equal(read_dicom_seg(folder / file, grid=volume.geometry).array, labels.array)
