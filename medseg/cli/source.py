@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from medseg.volume import Volume
+
+Irregular = Literal["resample", "reject", "fill"]
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,19 @@ class SourceFlags:
 
     Attributes:
         series: UID of a DICOM series, or empty where the path holds one volume.
+        irregular: what to do with DICOM slices that do not lie as a grid.
     """
 
     series: str = field(
         default="",
         metadata={"help": "UID of the series, where a path holds several (`medseg series` lists them)"},
+    )
+    irregular: Irregular = field(
+        default="resample",
+        metadata={
+            "help": "tilted or unevenly spaced DICOM slices; fill bridges missing ones too",
+            "choices": ("resample", "reject", "fill"),
+        },
     )
 
 
@@ -31,10 +41,10 @@ def read_source(path: Path, flags: SourceFlags) -> Volume:
         ReadError: there is no such volume, or it is damaged.
         GeometryError: its grid is none.
     """
-    if flags.series:
+    from medseg.io.formats import is_dicom_place, read_volume
+
+    if flags.series or is_dicom_place(path):
         from medseg.io.dicom_series import read_series
 
-        return read_series(path, flags.series)
-    from medseg.io.formats import read_volume
-
+        return read_series(path, flags.series or None, irregular=flags.irregular)
     return read_volume(path)

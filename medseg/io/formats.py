@@ -126,6 +126,15 @@ def _is_dicom(path: Path) -> bool:
     return start[128:] == b"DICM" or start[:4] == b"PK\x03\x04"
 
 
+def is_dicom_place(path: str | Path) -> bool:
+    """Whether a path is read as DICOM: a folder, a zip, or a file with DICOM's mark.
+
+    Raises:
+        ReadError: `FILE_NOT_FOUND`, `NOT_A_FILE`, `NOT_READABLE`, `UNKNOWN_FORMAT`.
+    """
+    return _reader(Path(path)) is DICOM
+
+
 def read_all(path: str | Path) -> Iterator[Volume]:
     """Read every volume of a folder, DICOMDIR or zip of DICOM series; of a file, its one volume.
 

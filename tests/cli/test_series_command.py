@@ -10,6 +10,7 @@ import hostile_places
 import pytest
 
 from medseg.cli.main import run
+from medseg.io.notices import ReadNotice
 
 FIELDS = [
     "study_uid",
@@ -68,3 +69,16 @@ def test_a_path_that_cannot_be_looked_into_fails(
     (tmp_path / "text.txt").write_text("no image " * 40)
     assert run(["series", str(tmp_path / name)]) == 1
     assert f"error [{code}]" in capsys.readouterr().err
+
+
+def test_convert_follows_the_policy_for_irregular_slices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, target = hostile_places.tilted(tmp_path), str(tmp_path / "out.nii.gz")
+    assert run(["convert", str(place), target, "--irregular", "reject"]) == 1
+    assert "error [IRREGULAR]" in capsys.readouterr().err
+    with pytest.warns(ReadNotice, match="TILTED|RESAMPLED"):
+        assert run(["convert", str(place), target]) == 0
+    gap = hostile_places.one_missing(tmp_path / "gap")
+    assert run(["convert", str(gap), target]) == 1
+    assert "error [MISSING_SLICES]" in capsys.readouterr().err
