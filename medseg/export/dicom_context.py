@@ -10,11 +10,7 @@ thus never pass through a library that logs.
 from __future__ import annotations
 
 import io
-import logging
-import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +18,7 @@ import numpy as np
 
 from medseg.errors import WriteError
 from medseg.export.dicom_uids import is_uid, medseg_version, uid_of
+from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource, SourceFile
 
 if TYPE_CHECKING:
@@ -119,25 +116,6 @@ def dicom_context(source: DicomSource, digest: str) -> DicomContext:
         time=next(filter(None, (_valid(header, name) for name in _TIMES)), "000000"),
         digest=digest,
     )
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep pydicom's and highdicom's logs and warnings to themselves: they quote values.
-
-    A patient's values may stand in any of them. What matters is raised, not warned.
-    """
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    before = [(log.propagate, log.handlers[:]) for log in loggers]
-    for log in loggers:
-        log.propagate, log.handlers = False, [logging.NullHandler()]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, (propagate, handlers) in zip(loggers, before, strict=True):
-            log.propagate, log.handlers = propagate, handlers
 
 
 def _read_header(file: SourceFile) -> Dataset:

@@ -15,7 +15,6 @@ from medseg.export.dicom_context import (
     DicomContext,
     complete,
     dicom_context,
-    quiet_libraries,
     source_references,
     stand_ins,
 )
@@ -23,6 +22,7 @@ from medseg.export.dicom_seg import algorithm_name, algorithm_version, concept
 from medseg.export.dicom_segments import Segment, segments_of
 from medseg.export.dicom_uids import medseg_version, result_digest, uid_of
 from medseg.export.segment_codes import CATEGORIES
+from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource
 from medseg.io.files import whole_file
 from medseg.labels import Code

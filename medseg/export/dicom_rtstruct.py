@@ -21,12 +21,12 @@ from medseg.export.dicom_context import (
     decimal_strings,
     dicom_context,
     image_reference,
-    quiet_libraries,
     source_references,
 )
 from medseg.export.dicom_segments import Segment, long_string, segments_of
 from medseg.export.dicom_uids import result_digest
 from medseg.export.segment_codes import CATEGORIES
+from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource, SourceSlice, labels_on_slices
 from medseg.io.files import whole_file
 from medseg.labels import Code

@@ -18,13 +18,13 @@ from medseg.export.dicom_context import (
     complete,
     dicom_context,
     image_reference,
-    quiet_libraries,
     source_references,
     stand_in_uid,
     stand_ins,
 )
 from medseg.export.dicom_segments import Segment, long_string, segments_of
 from medseg.export.dicom_uids import medseg_version, result_digest, uid_of
+from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource, labels_on_slices
 from medseg.io.files import whole_file
 from medseg.labels import Code

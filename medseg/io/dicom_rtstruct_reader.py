@@ -18,6 +18,7 @@ import numpy.typing as npt
 from medseg.errors import ReadError
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.dicom_elements import read_raw_header
+from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource
 from medseg.io.dicom_stack import labels_from_slices, require_free, slice_of_points
 from medseg.io.files import file_size, opened
@@ -38,10 +39,14 @@ _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 @dataclass(frozen=True)
 class _Roi:
-    """A region of interest: what it is, and its closed contours as `(points, 3)` in RAS mm."""
+    """A region of interest: what it is, and its closed contours as `(points, 3)` in RAS mm.
+
+    `without_area` counts its points and open lines.
+    """
 
     label: Label
     contours: tuple[FloatArray, ...]
+    without_area: int
 
 
 def read_dicom_rtstruct(
@@ -65,7 +70,13 @@ def read_dicom_rtstruct(
             `only`); `BAD_CONTOUR` for coordinates that are no numbers.
         VolumeError: `UNKNOWN_LABEL` for a region that is not there.
     """
-    rois = _rois(_read(Path(path)))
+    with quiet_libraries():
+        rois = _rois(_read(Path(path)))
+    open_contours = sum(roi.without_area for roi in rois)
+    if open_contours:
+        notify(
+            "OPEN_CONTOUR", f"{open_contours} points or open lines of a structure enclose nothing; left out"
+        )
     labels = LabelSet(tuple(roi.label for roi in rois))
     if only:
         labels = LabelSet(tuple(dict.fromkeys(labels.find(one) for one in only)))
@@ -104,6 +115,18 @@ def _read(path: Path) -> Dataset:
 
 
 def _rois(dataset: Dataset) -> list[_Roi]:
+    try:
+        return _listed_rois(dataset)
+    except ReadError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError) as error:
+        # what pydicom raises for a missing attribute, or for a value that is not of its kind
+        raise ReadError(
+            "BAD_STRUCTURE_SET", "expected numbered regions with contours, got a damaged list; re-export it"
+        ) from error
+
+
+def _listed_rois(dataset: Dataset) -> list[_Roi]:
     contours = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or ()}
     codes = {
         int(item.ReferencedROINumber): _code(item) for item in dataset.get("RTROIObservationsSequence") or ()
@@ -123,7 +146,8 @@ def _rois(dataset: Dataset) -> list[_Roi]:
         names.add(name.lower())
         drawn = contours.get(number)
         colour = _colour(drawn) or colour_of_id(label_id)
-        rois.append(_Roi(Label(label_id, name, colour, codes.get(number)), _polygons(drawn)))
+        polygons, without_area = _polygons(drawn)
+        rois.append(_Roi(Label(label_id, name, colour, codes.get(number)), polygons, without_area))
     return rois
 
 
@@ -145,7 +169,8 @@ def _code(item: Dataset) -> Code | None:
     )
 
 
-def _polygons(item: Dataset | None) -> tuple[FloatArray, ...]:
+def _polygons(item: Dataset | None) -> tuple[tuple[FloatArray, ...], int]:
+    """Closed contours in RAS mm, and how many others there are."""
     polygons = []
     without_area = 0
     for contour in (item.get("ContourSequence") or ()) if item is not None else ():
@@ -154,11 +179,7 @@ def _polygons(item: Dataset | None) -> tuple[FloatArray, ...]:
             without_area += 1
         else:
             polygons.append(points * (-1.0, -1.0, 1.0))  # LPS, as stored, to RAS
-    if without_area:
-        notify(
-            "OPEN_CONTOUR", f"{without_area} points or open lines of a structure enclose nothing; left out"
-        )
-    return tuple(polygons)
+    return tuple(polygons), without_area
 
 
 def _points(contour: Dataset) -> FloatArray:
