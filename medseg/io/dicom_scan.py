@@ -8,7 +8,7 @@ kept by path, size and time of change, so a second look at a folder costs a `sta
 from __future__ import annotations
 
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,8 +28,14 @@ _SILENT_CODES = ("NOT_DICOM", "NOT_A_FILE")
 _CACHE_SIZE = 20_000
 _REPORT_EVERY = 64
 
+
+class _Unknown:
+    """Not looked at yet; None says that a file is a DICOMDIR."""
+
+
+_UNKNOWN = _Unknown()
 _Stamp = tuple[str, int, int]
-_cache: OrderedDict[_Stamp, ImageHeader | None] = OrderedDict()
+_cache: dict[_Stamp, ImageHeader | None] = {}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Scan:
     Attributes:
         headers: one per DICOM object, in order of folder and name.
         skipped: code -> number of files that are no DICOM objects.
-        notes: what the user should know.
+        notes: what the user should know, each a code, a colon and a sentence.
     """
 
     headers: tuple[ImageHeader, ...]
@@ -60,7 +66,8 @@ def scan(path: Path, *, progress: ProgressCallback = silent, cancel: CancelToken
             DICOMDIR that points outside its folder; for a zip, as `zip_members`.
         CancelledError: a stop was asked for.
     """
-    files, total, notes = _sources(path)
+    unlisted: list[str] = []
+    files, total, notes = _sources(path, unlisted)
     headers: list[ImageHeader] = []
     skipped: Counter[str] = Counter()
     looked_at = 0
@@ -83,15 +90,17 @@ def scan(path: Path, *, progress: ProgressCallback = silent, cancel: CancelToken
             if looked_at % _REPORT_EVERY == 0:
                 progress(Progress("scan", looked_at, total))
     progress(Progress("scan", looked_at, looked_at))
+    if unlisted:
+        notes += (f"NOT_READABLE: {len(unlisted)} folders cannot be listed; check their permissions",)
     return Scan(tuple(headers), dict(skipped), notes)
 
 
-def _sources(path: Path) -> tuple[Iterator[SourceFile], int, tuple[str, ...]]:
-    """(files to look at, how many or 0, notes)."""
+def _sources(path: Path, unlisted: list[str]) -> tuple[Iterator[SourceFile], int, tuple[str, ...]]:
+    """(files to look at, how many or 0, notes); folders that refuse to be listed are added to a list."""
     if not path.exists():
         raise ReadError("FILE_NOT_FOUND", "expected an existing file or folder, got a path to nothing")
     if path.is_dir():
-        return _tree(path), 0, ()
+        return _tree(path, unlisted), 0, ()
     if not path.is_file():
         raise ReadError("NOT_A_FILE", "expected a folder, file or zip, got a pipe or device")
     if _starts_as_zip(path):
@@ -99,7 +108,7 @@ def _sources(path: Path) -> tuple[Iterator[SourceFile], int, tuple[str, ...]]:
         return iter(members), len(members), ()
     only = SourceFile(path.resolve())
     notes = _directory_notes(only)
-    return (iter((only,)), 1, ()) if notes is None else (_tree(path.parent), 0, notes)
+    return (iter((only,)), 1, ()) if notes is None else (_tree(path.parent, unlisted), 0, notes)
 
 
 def _starts_as_zip(path: Path) -> bool:
@@ -109,8 +118,8 @@ def _starts_as_zip(path: Path) -> bool:
         raise ReadError("NOT_READABLE", "expected a readable file; check its permissions") from error
 
 
-def _tree(root: Path) -> Iterator[SourceFile]:
-    """Regular files below a folder in order of name; a folder that cannot be listed is passed over."""
+def _tree(root: Path, unlisted: list[str]) -> Iterator[SourceFile]:
+    """Regular files below a folder in order of name; folders that cannot be listed are noted."""
     waiting = [os.fspath(root)]
     while waiting:
         folder = waiting.pop()
@@ -118,6 +127,7 @@ def _tree(root: Path) -> Iterator[SourceFile]:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
+            unlisted.append(folder)
             continue
         waiting.extend(e.path for e in reversed(entries) if e.is_dir(follow_symlinks=False))
         yield from (SourceFile(Path(e.path)) for e in entries if e.is_file(follow_symlinks=False))
@@ -132,12 +142,13 @@ def _cached_header(reader: SourceReader, file: SourceFile) -> ImageHeader | None
     except OSError:
         return lost_header(file, Problem("NOT_READABLE", "expected a file, got one that went away"))
     stamp = (os.fspath(file.path), status.st_size, status.st_mtime_ns)
-    if stamp in _cache:
-        _cache.move_to_end(stamp)
-        return _cache[stamp]
-    header = _cache[stamp] = _read_header(reader, file)
-    if len(_cache) > _CACHE_SIZE:
-        _cache.popitem(last=False)
+    known = _cache.get(stamp, _UNKNOWN)
+    if not isinstance(known, _Unknown):
+        return known
+    header = _read_header(reader, file)
+    if len(_cache) >= _CACHE_SIZE:
+        _cache.clear()
+    _cache[stamp] = header
     return header
 
 
@@ -163,11 +174,11 @@ def _directory_notes(file: SourceFile) -> tuple[str, ...] | None:
     if raw.media_class != MEDIA_DIRECTORY:
         return None
     if raw.broken is not None:
-        return (f"the DICOMDIR is damaged ({raw.broken.code}) and was not used",)
+        return (f"DICOMDIR: it is damaged ({raw.broken.code}) and was not used",)
     referenced = [_reference(item) for item in raw.elements.items.get(_RECORDS, ())]
     wanted = [parts for parts in referenced if parts]
     missing = sum(not file.path.parent.joinpath(*parts).is_file() for parts in wanted)
-    return (f"{missing} of {len(wanted)} files of the DICOMDIR are missing",) if missing else ()
+    return (f"DICOMDIR: {missing} of its {len(wanted)} files are missing",) if missing else ()
 
 
 def _reference(item: Elements) -> tuple[str, ...]:

@@ -249,9 +249,13 @@ def _tell_of_strays(stacks: tuple[Stack, ...]) -> None:
 
 def _tell(volume: DicomVolume) -> None:
     if volume.dicom is not None:
-        for note in volume.dicom.notes:
-            code, _, message = note.partition(": ")
-            notify(code, message)
+        _tell_notes(volume.dicom.notes)
+
+
+def _tell_notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        code, _, message = note.partition(": ")
+        notify(code, message)
 
 
 def _infos(stacks: tuple[Stack, ...]) -> Iterator[SeriesInfo]:

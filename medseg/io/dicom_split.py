@@ -90,8 +90,11 @@ def _places(members: Members) -> list[int]:
 
 
 def _by_keys(members: Members, places: list[int]) -> list[list[Member]] | None:
+    # A part has at least two planes, so a value that is another one nearly everywhere cannot tell parts.
     varied = [
-        key for key in (*STRONG_KEYS, *WEAK_KEYS) if len({m.plane.keys.get(key, "") for m in members}) > 1
+        key
+        for key in (*STRONG_KEYS, *WEAK_KEYS)
+        if 1 < len({m.plane.keys.get(key, "") for m in members}) <= len(members) // 2
     ]
     for size in range(1, _MOST_KEYS + 1):
         for keys in combinations(varied, size):

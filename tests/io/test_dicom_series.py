@@ -323,6 +323,21 @@ def test_a_second_look_reads_no_file_again(tmp_path: Path, monkeypatch: pytest.M
     assert list_series(folder)[0].code == "BAD_RESCALE"
 
 
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "s", series())
+    (tmp_path / "locked").mkdir()
+    listed = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.warns(ReadNotice, match="1 folders cannot be listed"):
+        check_values(read_series(tmp_path))
+
+
 def test_progress_and_cancel(tmp_path: Path) -> None:
     folder = write(tmp_path / "s", series())
     seen: list[Progress] = []
