@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from medseg.inference.plan import InferencePlan, plan_inference
     from medseg.inference.predict import predict
     from medseg.inference.settings import InferenceSettings
+    from medseg.instances.foreground import bright_foreground
     from medseg.instances.ome_zarr import open_store
     from medseg.instances.separate import separate
     from medseg.instances.settings import SeparationSettings, separation_preset
@@ -102,6 +103,7 @@ __all__ = [
     "VolumeError",
     "WriteError",
     "__version__",
+    "bright_foreground",
     "evaluate_instances",
     "evaluate_labels",
     "labels_on_slices",
@@ -175,6 +177,7 @@ _HOME = {
     "Volume": "medseg.volume",
     "VolumeError": "medseg.errors",
     "WriteError": "medseg.errors",
+    "bright_foreground": "medseg.instances.foreground",
     "evaluate_instances": "medseg.measure.evaluate",
     "evaluate_labels": "medseg.measure.evaluate",
     "labels_on_slices": "medseg.io.dicom_source",
