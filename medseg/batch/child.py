@@ -19,6 +19,7 @@ from medseg.batch.manifest import file_list
 from medseg.batch.pseudonyms import without_names
 from medseg.batch.work import Answer, CaseTask
 from medseg.errors import MedsegError
+from medseg.io.files import FULL_DISK_ERRORS
 from medseg.progress import Progress
 
 FENCE_BYTES = 2 * 2**30
@@ -147,6 +148,8 @@ def failure(error: BaseException) -> Answer:
         return Answer(error.code, str(error))
     if isinstance(error, MemoryError):
         return Answer("OUT_OF_MEMORY", "expected enough memory, got none; give the case more (--memory-gb)")
+    if isinstance(error, OSError) and error.errno in FULL_DISK_ERRORS:
+        return Answer("DISK_FULL", "expected room for the result, got a full disk; free some space")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if f"{os.sep}medseg{os.sep}" in frame.filename] or list(frames)
     where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "an unknown place"

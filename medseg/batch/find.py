@@ -6,7 +6,9 @@ import csv
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from medseg.batch.cases import Found, Source
@@ -17,6 +19,7 @@ from medseg.io.dicom_grouping import Stack, stacks_of
 from medseg.io.dicom_pixels import pixel_digest
 from medseg.io.dicom_records import ImageHeader
 from medseg.io.dicom_scan import scan
+from medseg.io.dicom_volume import Irregular
 from medseg.io.formats import DICOM, find_format
 from medseg.progress import CancelToken, ProgressCallback, silent
 
@@ -30,6 +33,7 @@ def find_inputs(
     paths: Sequence[Path],
     *,
     leave_out: Path | None = None,
+    irregular: Irregular = "resample",
     progress: ProgressCallback = silent,
     cancel: CancelToken | None = None,
 ) -> list[Found]:
@@ -38,6 +42,7 @@ def find_inputs(
     Args:
         paths: image files, folder trees of images or DICOM, zips, DICOMDIRs, and `.csv` tables.
         leave_out: a folder that is no input, such as that of the results.
+        irregular: with `"fill"`, series with missing slices are cases too.
         progress: told how many DICOM files were looked at.
         cancel: stops between files.
 
@@ -49,23 +54,24 @@ def find_inputs(
         CancelledError: a stop was asked for.
     """
     barred = None if leave_out is None else leave_out.absolute()
+    look = partial(_series, is_filling=irregular == "fill", progress=progress, cancel=cancel)
     found: list[Found] = []
     for path in paths:
         if path.suffix.lower() == ".csv":
             found += read_table(path)
         elif path.is_dir():
-            found += _in_folder(path.absolute(), barred, progress, cancel)
+            found += _in_folder(path.absolute(), barred, look, cancel)
         elif _is_image(path):
             found.append(_image(path.absolute(), path.absolute().parent))
         else:
-            found += _series(path.absolute(), None, progress, cancel)
+            found += look(path.absolute(), None)
     if not found:
         raise ReadError("NO_CASES", "expected images or DICOM series, got none; check the paths")
     return found
 
 
 def _in_folder(
-    root: Path, barred: Path | None, progress: ProgressCallback, cancel: CancelToken | None
+    root: Path, barred: Path | None, look: Callable[..., Iterator[Found]], cancel: CancelToken | None
 ) -> Iterator[Found]:
     has_others = False
     for path in _regular_files(root, barred):
@@ -74,11 +80,11 @@ def _in_folder(
         if _is_image(path):
             yield _image(path, root)
         elif path.suffix.lower() == ".zip":
-            yield from _series(path, None, progress, cancel)
+            yield from look(path, None)
         else:
             has_others = True
     if has_others:
-        yield from _series(root, barred, progress, cancel)
+        yield from look(root, barred)
 
 
 def _regular_files(root: Path, barred: Path | None) -> Iterator[Path]:
@@ -113,7 +119,12 @@ def _image(path: Path, root: Path) -> Found:
 
 
 def _series(
-    root: Path, barred: Path | None, progress: ProgressCallback, cancel: CancelToken | None
+    root: Path,
+    barred: Path | None,
+    *,
+    is_filling: bool,
+    progress: ProgressCallback,
+    cancel: CancelToken | None,
 ) -> Iterator[Found]:
     headers = [
         header
@@ -131,7 +142,9 @@ def _series(
         identity = ("series", stack.study_uid, stack.series_uid)
         if (*identity, code) not in seen:
             seen.add((*identity, code))
-            yield _of_stack(stack, identity, files[stack.study_uid, stack.series_uid])
+            is_filled = is_filling and stack.geometry is not None and stack.geometry.kind == "missing"
+            whole = replace(stack, problem=None) if is_filled else stack
+            yield _of_stack(whole, identity, files[stack.study_uid, stack.series_uid])
 
 
 def _of_stack(stack: Stack, identity: tuple[str, ...], headers: Sequence[ImageHeader]) -> Found:

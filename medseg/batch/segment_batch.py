@@ -17,6 +17,7 @@ from medseg.errors import WriteError
 from medseg.export.settings import ExportSettings
 from medseg.inference.settings import InferenceSettings
 from medseg.instances.settings import SeparationSettings
+from medseg.io.dicom_volume import Irregular
 from medseg.progress import CancelToken
 
 
@@ -30,6 +31,7 @@ class BatchRecipe:
         separate: names of classes whose objects are told apart.
         separation: how they are.
         export: what is written.
+        irregular: what is done with DICOM slices that do not lie as a grid.
     """
 
     model: str | Path
@@ -37,6 +39,7 @@ class BatchRecipe:
     separate: tuple[str, ...] = ()
     separation: SeparationSettings = field(default_factory=SeparationSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    irregular: Irregular = "resample"
 
 
 def segment_batch(
@@ -81,9 +84,12 @@ def segment_batch(
         separate=recipe.separate,
         separation=recipe.separation,
         export=recipe.export,
+        irregular=recipe.irregular,
         workers=1 if scheduler else settings.workers,
     )
-    found = find_inputs([Path(path) for path in inputs], leave_out=folder, cancel=cancel)
+    found = find_inputs(
+        [Path(path) for path in inputs], leave_out=folder, irregular=recipe.irregular, cancel=cancel
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

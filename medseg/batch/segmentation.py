@@ -20,6 +20,7 @@ from medseg.inference.settings import InferenceSettings
 from medseg.instances.settings import SeparationSettings
 from medseg.io.dicom_series import read_series
 from medseg.io.dicom_source import DicomVolume
+from medseg.io.dicom_volume import Irregular
 from medseg.io.formats import read_volume
 from medseg.io.notices import ReadNotice
 from medseg.models.bundle import read_bundle
@@ -46,6 +47,7 @@ class SegmentationTask:
         separate: names of classes whose objects are told apart.
         separation: how they are.
         export: what is written.
+        irregular: what is done with DICOM slices that do not lie as a grid.
     """
 
     model: Path
@@ -54,6 +56,7 @@ class SegmentationTask:
     separate: tuple[str, ...] = ()
     separation: SeparationSettings = field(default_factory=SeparationSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    irregular: Irregular = "resample"
 
     def identity(self) -> Mapping[str, Any]:
         """Model, settings and version; not the device or the number of threads."""
@@ -64,6 +67,7 @@ class SegmentationTask:
             "model_sha256": self.model_sha256,
             "settings": settings,
             "separate": list(self.separate),
+            "irregular": self.irregular,
             "medseg": software_versions().get("medseg", ""),
         }
 
@@ -85,7 +89,7 @@ class SegmentationTask:
         progress(Progress("read", 0, len(case.sources)))
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", ReadNotice)
-            volumes = [replace(_read(source), source=case.name) for source in case.sources]
+            volumes = [replace(_read(source, self.irregular), source=case.name) for source in case.sources]
         with turn_on(model.device, progress):
             result = segment(
                 volumes[0],
@@ -112,6 +116,7 @@ def segmentation_task(
     separate: Sequence[str] = (),
     separation: SeparationSettings | None = None,
     export: ExportSettings | None = None,
+    irregular: Irregular = "resample",
     workers: int = 1,
 ) -> SegmentationTask:
     """The task for one model; reads its card and hashes its weights, loads no network.
@@ -122,6 +127,7 @@ def segmentation_task(
         separate: names of classes whose objects are told apart.
         separation: how they are.
         export: what is written.
+        irregular: what is done with DICOM slices that do not lie as a grid.
         workers: cases at the same time on one machine.
 
     Raises:
@@ -144,6 +150,7 @@ def segmentation_task(
         tuple(separate),
         separation or SeparationSettings(),
         export or ExportSettings(),
+        irregular,
     )
 
 
@@ -153,9 +160,9 @@ def _loaded(model: Path, device: str) -> Model:
     return load_model(model, device=device)
 
 
-def _read(source: Source) -> Volume:
+def _read(source: Source, irregular: Irregular) -> Volume:
     if source.series_uid or source.path.is_dir():
-        return read_series(source.files or source.path, source.series_uid or None)
+        return read_series(source.files or source.path, source.series_uid or None, irregular=irregular)
     return read_volume(source.path)
 
 

@@ -158,6 +158,12 @@ def test_series_of_a_study_become_cases_with_their_files(shared_data: Path) -> N
     assert all(path.is_file() for path in files)
 
 
+def test_missing_slices_are_refused_unless_they_are_to_be_filled(tmp_path: Path) -> None:
+    make_source(tmp_path, [position for n, position in enumerate(line(9)) if n != 4])
+    assert [one.code for one in find_inputs([tmp_path])] == ["MISSING_SLICES"]
+    assert [one.code for one in find_inputs([tmp_path], irregular="fill")] == [""]
+
+
 def test_a_zip_is_one_source_of_its_series(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "dicom" / "ct_ge_variable_tilt_spacing"
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:

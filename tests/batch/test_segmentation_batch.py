@@ -170,5 +170,6 @@ def test_what_decides_the_result_is_in_the_key_and_speed_is_not(tmp_path: Path) 
     assert segmentation_task(model, InferenceSettings(threads=2, device="cpu")).identity() == plain
     assert segmentation_task(model, InferenceSettings(overlap_fraction=0.6)).identity() != plain
     assert segmentation_task(model, separate=("rest",)).identity() != plain
+    assert segmentation_task(model, irregular="fill").identity() != plain
     other = write_tiny_bundle(tmp_path / "other", seed=1)
     assert segmentation_task(other).identity() != plain
