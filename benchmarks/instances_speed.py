@@ -149,12 +149,10 @@ def main() -> None:
     theirs_all, _ = seconds(lambda: by_scikit_image(scipy_height(mask), mask), 1)
     peak = peak_bytes(lambda: separate(labels, 1, settings=CHOICE))
 
-    print(
-        f"{choice.size}^3 voxels, {mask.mean():.0%} foreground, {choice.nuclei} nuclei drawn, one thread, processor seconds"
-    )
+    print(f"{choice.size}^3 voxels, {mask.mean():.0%} foreground, {choice.nuclei} nuclei drawn")
     print(f"{'':34}{'medseg':>10}{'scikit-image':>14}{'ratio':>8}")
-    print(f"{'height map to objects, s':34}{ours:10.2f}{theirs:14.2f}{theirs / ours:8.1f}")
-    print(f"{'mask to objects, s':34}{ours_all:10.2f}{theirs_all:14.2f}{theirs_all / ours_all:8.1f}")
+    print(f"{'height map to objects, CPU s':34}{ours:10.2f}{theirs:14.2f}{theirs / ours:8.1f}")
+    print(f"{'mask to objects, CPU s':34}{ours_all:10.2f}{theirs_all:14.2f}{theirs_all / ours_all:8.1f}")
     print(f"{'objects':34}{len(objects.voxels):10}{int(peer.max()):14}")
     print(f"same objects (F1 at IoU 0.5): {same_objects(found, peer):.4f}")
     print(
