@@ -8,6 +8,7 @@ literals (`$None`, `$[1, 2]`) are understood, and only where a value is needed.
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,9 @@ from medseg.errors import ModelError
 
 _REFERENCE = re.compile(r"^\$?\s*@([\w.]+(?:(?:::|#)[\w.]+)*)\s*$")
 _DEEPEST = 40
+_MOST_PARTS = 100_000
+"""Values that a recipe may come to with all references replaced; ten that stand for ten others, six deep,
+are a million."""
 _LARGEST_FILE_BYTES = 32 * 2**20
 
 
@@ -99,34 +103,40 @@ class BundleConfig:
         """
         if key not in self.root:
             raise ModelError("BUNDLE_INCOMPLETE", f"expected {key!r} in inference.json, got none; add it")
-        value = self.resolve(self.root[key], key)
+        value = self._resolve(self.root[key], key, 0, itertools.count())
         return plain(value) if isinstance(value, PythonCode) else value
 
-    def resolve(self, value: Any, where: str, depth: int = 0) -> Any:
+    def _resolve(self, value: Any, where: str, depth: int, parts: Iterator[int]) -> Any:
         """A value with every reference in it replaced by what it refers to.
 
         Args:
             value: JSON value.
             where: its place in the recipe, for messages.
             depth: references followed so far.
+            parts: counts the values met, so that references cannot multiply without end.
 
         Raises:
-            ModelError: `BAD_BUNDLE`, a reference that leads nowhere or in a circle.
+            ModelError: `BAD_BUNDLE`, a reference that leads nowhere or in a circle, or too many of them.
         """
         if depth > _DEEPEST:
             raise ModelError("BAD_BUNDLE", f"expected a value at {where!r}, got references in a circle")
+        if next(parts) >= _MOST_PARTS:
+            raise ModelError(
+                "BAD_BUNDLE",
+                f"expected at most {_MOST_PARTS} values, got more by references at {where!r}; repair it",
+            )
         if isinstance(value, Mapping):
-            return {k: self.resolve(v, f"{where}::{k}", depth + 1) for k, v in value.items()}
+            return {k: self._resolve(v, f"{where}::{k}", depth + 1, parts) for k, v in value.items()}
         if isinstance(value, list):
-            return [self.resolve(v, f"{where}::{n}", depth + 1) for n, v in enumerate(value)]
-        return self._resolve_text(value, where, depth) if isinstance(value, str) else value
+            return [self._resolve(v, f"{where}::{n}", depth + 1, parts) for n, v in enumerate(value)]
+        return self._resolve_text(value, where, depth, parts) if isinstance(value, str) else value
 
-    def _resolve_text(self, value: str, where: str, depth: int) -> Any:
+    def _resolve_text(self, value: str, where: str, depth: int, parts: Iterator[int]) -> Any:
         if reference := _REFERENCE.match(value):
             target = re.split(r"::|#", reference.group(1))
-            return self.resolve(_walk(self.root, target, where), "::".join(target), depth + 1)
+            return self._resolve(_walk(self.root, target, where), "::".join(target), depth + 1, parts)
         if value.startswith("%"):
-            return self.resolve(self._copied(value[1:], where), where, depth + 1)
+            return self._resolve(self._copied(value[1:], where), where, depth + 1, parts)
         if value.startswith("$"):
             return _literal(value[1:], where)
         return value

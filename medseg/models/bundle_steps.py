@@ -24,6 +24,8 @@ _NO_EFFECT_AFTER = frozenset({
     "DeleteItems", "CopyItems",
 })  # fmt: skip
 
+_LARGEST_NUMBER = 1e30
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -96,6 +98,11 @@ def truth(value: Any) -> bool:
     raise ModelError("BAD_BUNDLE", f"expected true or false, got {value!r}; repair the recipe")
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number of a size that floats hold; JSON of Python knows NaN and 10^400."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
+
+
 def number(step: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """A number of a transform's arguments.
 
@@ -103,7 +110,7 @@ def number(step: Mapping[str, Any], key: str, default: float | None = None) -> f
         ModelError: `BAD_BUNDLE`, another value; `CODE_REFUSED`, code in its place.
     """
     value = plain(step.get(key, default))
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_number(value):
         raise ModelError(
             "BAD_BUNDLE", f"expected a number for {key!r} of {step.get('_target_')}, got {value!r}; repair it"
         )
@@ -120,7 +127,7 @@ def triple(value: Any, what: str) -> tuple[float, float, float]:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [value] * 3
     is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3
-    if not is_list or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+    if not is_list or not all(_is_number(v) for v in value):
         raise ModelError("BAD_BUNDLE", f"expected three numbers for {what}, got {value!r}; repair the recipe")
     return float(value[0]), float(value[1]), float(value[2])
 

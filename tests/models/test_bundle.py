@@ -190,6 +190,10 @@ def test_code_in_the_metadata_is_refused(tmp_path: Path) -> None:
         (("inferer", "roi_size"), [16, 16, -1], "UNSUPPORTED_RECIPE"),
         (("inferer", "roi_size"), "@nowhere", "BAD_BUNDLE"),
         (("inferer", "roi_size"), "@inferer::roi_size", "BAD_BUNDLE"),
+        (("inferer", "roi_size"), [float("nan"), 16, 16], "BAD_BUNDLE"),
+        (("inferer", "roi_size"), [16, float("inf"), 16], "BAD_BUNDLE"),
+        (("inferer", "roi_size"), [16, 16, 10**400], "BAD_BUNDLE"),
+        (("inferer", "cval"), 10**400, "BAD_BUNDLE"),
         (("inferer", "overlap"), 1.0, "BAD_CARD"),
         (("inferer", "mode"), "hann", "UNSUPPORTED_RECIPE"),
         (("preprocessing", "transforms", 3, "pixdim"), [0, 1, 1], "BAD_CARD"),
@@ -210,6 +214,12 @@ def test_broken_recipes_are_refused(tmp_path: Path, path: tuple[Any, ...], value
     place[path[-1]] = value
     (tmp_path / "secret.json").write_text('{"transforms": []}')
     assert refusal(write(tmp_path / "a" / "b", recipe)).code == code
+
+
+def test_references_that_multiply_are_refused_in_time(tmp_path: Path) -> None:
+    recipe = tiny_inference() | {f"level{n}": [f"@level{n + 1}"] * 10 for n in range(12)}
+    recipe |= {"level12": {"_target_": "LoadImaged"}, "preprocessing": "@level0"}
+    assert refusal(write(tmp_path, recipe)).code == "BAD_BUNDLE"
 
 
 @pytest.mark.parametrize("target", ["CropForegroundd", "Resized", "Lambdad", "scripts.transforms.Evil"])
