@@ -48,7 +48,9 @@ class Geometry:
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 3 or any(n < 1 for n in shape) or math.prod(shape) > MAX_VOXELS:
             raise GeometryError(
-                "BAD_SHAPE", f"expected three sizes of at least 1 voxel, got {shape}; check the file's header"
+                "BAD_SHAPE",
+                f"expected three sizes of at least 1 voxel and at most 2^36 voxels in all, got {shape}; "
+                "check the file's header",
             )
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
