@@ -119,7 +119,7 @@ def _planes_of(path: Path) -> Iterator[Plane]:
     if groups is None:
         yield _plane(dataset, dataset, dataset, dataset, pixels)
         return
-    shared = dataset.SharedFunctionalGroupsSequence[0]
+    shared = dataset.get("SharedFunctionalGroupsSequence", [pydicom.Dataset()])[0]
     for group, frame in zip(groups, pixels, strict=True):
 
         def of(name: str, group: Any = group) -> Any:
@@ -252,17 +252,22 @@ def run_reader(reader: str, python: str, jobs: Path) -> None:
 
 
 def verdict(answer: Path, planes: list[Plane]) -> str:
-    if not answer.exists():
-        return "not run"
+    """Judged once; kept beside the answer."""
+    known = answer / "verdict"
+    if not known.exists() and answer.exists():
+        known.write_text(_verdict(answer, planes))
+    return known.read_text() if known.exists() else "not run"
+
+
+def _verdict(answer: Path, planes: list[Plane]) -> str:
     if (answer / "died").exists():
         return "CRASHED"
     volumes = []
     for path in sorted(answer.glob("*.npz")):
         with np.load(path) as stored:
             volumes.append((stored["array"], stored["affine"]))
-    refused = (answer / "refused").read_text() if (answer / "refused").exists() else ""
-    if refused and not volumes:
-        return f"refused ({refused})"
+    if not volumes and (answer / "refused").exists():
+        return f"refused ({(answer / 'refused').read_text()})"
     return judge(planes, volumes)
 
 
@@ -306,8 +311,10 @@ def compare(data: Path, readers: list[str], foreign: str, work: Path) -> list[tu
 
 def versions(readers: list[str], foreign: str) -> str:
     ask = "from importlib.metadata import version; import sys; print(version(sys.argv[1]))"
-    found = []
-    for reader in readers:
+    import medseg
+
+    found = [f"medseg {medseg.__version__}"]
+    for reader in readers[1:]:
         python = foreign if reader in FOREIGN else sys.executable
         done = subprocess.run([python, "-c", ask, reader], capture_output=True, text=True, check=False)
         found.append(f"{reader} {done.stdout.strip()}".strip())
@@ -323,7 +330,7 @@ def page(readers: list[str], rows: list[tuple[str, list[str]]], used: str) -> st
     lines += ["| series | " + " | ".join(readers) + " |", "|---" * (len(readers) + 1) + "|"]
     lines += [f"| {title} | " + " | ".join(told) + " |" for title, told in rows]
     lines += [f"| **right** of {len(rows)} | " + " | ".join(map(str, right)) + " |"]
-    lines += ["| **wrong without a word**, or crashed | " + " | ".join(map(str, wrong)) + " |", ""]
+    lines += ["| **wrong** or crashed | " + " | ".join(map(str, wrong)) + " |", ""]
     lines += [
         "`right`: every slice within 0.01 mm of its stated place, values equal. `right (resampled)`: tilted",
         "or uneven slices interpolated to an even grid, anatomy in place. `WRONG by N mm`: the slice that is",

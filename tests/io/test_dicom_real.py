@@ -225,6 +225,31 @@ def test_labels_of_an_upright_ct_go_back_onto_the_slices(folder: str, shared_dat
     assert 2 * (back & direct).sum() / (back.sum() + direct.sum()) > 0.93
 
 
+@pytest.mark.parametrize("image", ["CT1", "MR1", "MR2"])
+def test_all_decoders_agree_on_the_nema_set(image: str, shared_data: Path) -> None:
+    """Lossless encodings give one image; lossy ones, 12-bit JPEG among them, come close to it."""
+    folder = shared_data / "dicom/wg04_compressed"
+    found = {path.name.split("_")[1]: stored_values(path) for path in sorted(folder.glob(f"{image}_*"))}
+    exact = found.pop("RLE")
+    lossless = [found.pop(kind) for kind in ("J2KR", "JLSL", "JPLL")]
+    assert all(np.array_equal(values, exact) for values in lossless)
+    assert len(found) == (2 if image == "CT1" else 3)
+    for values in found.values():
+        assert np.abs(values.astype(int) - exact).mean() < 0.01 * np.ptp(exact)
+
+
+def stored_values(path: Path) -> np.ndarray:
+    """Stored values of a single image, which alone is no volume."""
+    from medseg.io.dicom_archive import SourceReader
+    from medseg.io.dicom_pixels import stored_planes
+    from medseg.io.dicom_scan import scan
+
+    (header,) = scan(path).headers
+    with SourceReader() as reader:
+        (values,) = stored_planes(reader, header, header.planes)
+    return np.asarray(values)
+
+
 def test_set_asides_have_their_reason(shared_data: Path) -> None:
     infos = list_series(shared_data / "dicom/philips_tilt_ct")
     assert [i.code for i in infos] == ["LOCALIZER", "", "SECONDARY_CAPTURE", "COLOUR"]
