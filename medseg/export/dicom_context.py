@@ -50,6 +50,9 @@ _OPTIONAL = (
 )
 """Copied where the source has them."""
 
+_IDENTITY = ("PatientName", "PatientID")
+"""Copied even where they are longer than DICOM allows: a result without them belongs to nobody."""
+
 _DATES = ("SeriesDate", "ContentDate", "AcquisitionDate", "StudyDate")
 _TIMES = ("SeriesTime", "ContentTime", "AcquisitionTime", "StudyTime")
 _OTHER = ("SpecificCharacterSet", "SliceThickness", "LossyImageCompression", "PositionReferenceIndicator")
@@ -147,17 +150,21 @@ def _valid(header: Dataset, name: str) -> str:
     """Text of an element, or empty where it is absent or no legal value of its kind."""
     from pydicom.config import RAISE
     from pydicom.datadict import dictionary_VR
+    from pydicom.multival import MultiValue
     from pydicom.valuerep import validate_value
 
     with quiet_libraries():
         value = header.get(name)
-        text = "" if value is None else str(value).strip("\0 ")
+        parts = value if isinstance(value, MultiValue) else [value]
+        text = "\\".join("" if part is None else str(part).strip("\0 ") for part in parts)
         vr = dictionary_VR(name)
         if vr in ("DA", "TM", "CS", "AS") and "\\" in text:
             return ""
         text = "".join(c for c in text if c >= " ")
         if name == "PatientSex" and text not in ("M", "F", "O"):
             return ""
+        if name in _IDENTITY:
+            return text.replace("\\", "/")
         try:
             validate_value(vr, text, RAISE)
         except (ValueError, TypeError):

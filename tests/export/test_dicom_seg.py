@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,24 @@ def test_the_patient_is_copied_and_bad_values_are_left_empty(tmp_path: Path) -> 
     assert seg.PatientBirthDate == seg.PatientSex == seg.StudyID == ""
     assert seg.FrameOfReferenceUID.startswith("2.25.")
     assert seg.SeriesDate == "20190807", "the first date that is one"
+
+
+def test_an_identity_that_is_too_long_is_kept(tmp_path: Path) -> None:
+    change = {"PatientID": "7" * 80, "PatientName": "Long^" + "n" * 90, "StudyID": "s" * 30}
+    source = make_source(tmp_path / "source", **SOURCES["ct"], change=change)
+    seg = pydicom.dcmread(write_dicom_seg(kidneys(source), source, tmp_path / "seg.dcm"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of the length
+        assert seg.PatientID == change["PatientID"]
+        assert str(seg.PatientName) == change["PatientName"]
+    assert seg.StudyID == ""
+
+
+def test_an_identifier_with_backslashes_stays_one_value(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", **SOURCES["ct"], change={"PatientID": "C:\\..\\x"})
+    path = write_dicom_seg(kidneys(source), source, tmp_path / "seg.dcm")
+    assert pydicom.dcmread(path).PatientID == "C:/../x"
+    assert complaints(path) == []
 
 
 class _Ear(logging.Handler):
