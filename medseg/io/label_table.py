@@ -15,8 +15,12 @@ from xml.sax.saxutils import escape
 from medseg.errors import VolumeError
 from medseg.io.plain_xml import parse_plain_xml
 from medseg.labels import Code, Colour, Label, LabelSet, colour_of_id
+from medseg.volume import InstanceVolume, LabelVolume
 
 MAX_LABELS = 2**20
+MAX_WRITTEN_NAMES = 10_000
+"""A longer table would outgrow what readers take for a header; ids without a name are called `label 7`."""
+
 CODES_NAME = "medseg_codes"
 SEGMENT_KEY = re.compile(r"Segment(\d{1,7})_(Name|LabelValue|Color|Tags)")
 SLICER_LIST = "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -47,6 +51,24 @@ def label_set(entries: Iterable[Label]) -> LabelSet:
         return LabelSet(tuple(kept.values()))
     except VolumeError:  # an id out of range: the table is not to be trusted at all
         return LabelSet()
+
+
+def written_names(labels: LabelVolume) -> LabelSet:
+    """What the ids of a map are called in a file: classes by their names, objects `lesion 7`.
+
+    None at all where there are more than `MAX_WRITTEN_NAMES`.
+    """
+    names = labels.labels
+    if isinstance(labels, InstanceVolume):
+        if len(labels.classes) > MAX_WRITTEN_NAMES:
+            return LabelSet()
+        kinds = {label.id: label for label in labels.labels}
+        objects = []
+        for object_id, class_id in labels.classes.items():
+            kind = kinds.get(class_id) or Label(class_id, f"label {class_id}", colour_of_id(class_id))
+            objects.append(Label(object_id, f"{kind.name} {object_id}", colour_of_id(object_id), kind.code))
+        names = label_set(objects)
+    return names if len(names) <= MAX_WRITTEN_NAMES else LabelSet()
 
 
 # ---------------------------------------------------------------------- Caret XML (NIfTI)

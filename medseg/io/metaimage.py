@@ -23,7 +23,7 @@ import numpy as np
 from medseg.errors import GeometryError, ReadError
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.files import data_file_beside, file_size, opened, whole_file
-from medseg.io.label_table import labels_from_segment_keys, segment_keys
+from medseg.io.label_table import labels_from_segment_keys, segment_keys, written_names
 from medseg.io.lps import lps_from_ras, plausible_lengths, ras_from_lps
 from medseg.io.notices import notify
 from medseg.io.stored import Encoding, StoredVoxels, read_stored, write_stored
@@ -108,7 +108,7 @@ def write_labels(labels: LabelVolume, path: Path) -> None:
         WriteError: `NOT_WRITABLE`, `DISK_FULL`.
         VolumeError: `NOT_LABELS` for negative ids.
     """
-    keys = segment_keys(labels.labels, labels.geometry.shape)
+    keys = segment_keys(written_names(labels), labels.geometry.shape)
     _write(label_ids(labels.array), labels.geometry, path, keys)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from medseg.errors import ReadError, WriteError
 from medseg.geometry import Geometry
 from medseg.io.files import data_file_beside, opened, whole_file
-from medseg.io.label_table import caret_xml, labels_from_caret_xml
+from medseg.io.label_table import caret_xml, labels_from_caret_xml, written_names
 from medseg.io.nifti_header import MAX_EXTENSION_BYTES, NiftiHeader, extensions, parse_header
 from medseg.io.stored import Encoding, Inflater, StoredVoxels, read_stored, write_stored
 from medseg.io.voxels import as_labels, as_volume, label_ids, plain_type, rescaled
@@ -89,7 +89,8 @@ def write_labels(labels: LabelVolume, path: Path) -> None:
         WriteError: `NOT_WRITABLE`, `DISK_FULL`.
         VolumeError: `NOT_LABELS` for negative ids.
     """
-    names = caret_xml(labels.labels) if labels.labels.labels else b""
+    named = written_names(labels)
+    names = caret_xml(named) if len(named) else b""
     _write(label_ids(labels.array), labels.geometry, path, names)
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from medseg.errors import MedsegError, ReadError, WriteError
 from medseg.geometry import Geometry
 from medseg.io.files import file_size, opened, whole_file
-from medseg.io.label_table import caret_xml, labels_from_caret_xml
+from medseg.io.label_table import caret_xml, labels_from_caret_xml, written_names
 from medseg.io.notices import notify
 from medseg.io.plain_xml import parse_plain_xml
 from medseg.io.stored import Encoding, Inflater, StoredVoxels, check_claim
@@ -121,7 +121,8 @@ def write_labels(labels: LabelVolume, path: Path) -> None:
         WriteError: as `write_volume`.
         VolumeError: `NOT_LABELS` for negative ids.
     """
-    names = caret_xml(labels.labels).decode() if labels.labels.labels else ""
+    named = written_names(labels)
+    names = caret_xml(named).decode() if len(named) else ""
     _write(label_ids(labels.array), labels.geometry, path, names)
 
 

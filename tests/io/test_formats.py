@@ -14,7 +14,8 @@ from medseg.errors import MedsegError
 from medseg.geometry import Geometry
 from medseg.io import formats
 from medseg.io.notices import ReadNotice, notify
-from medseg.volume import LabelVolume
+from medseg.labels import LabelSet
+from medseg.volume import InstanceVolume, LabelVolume
 
 ROOT = Path(__file__).resolve().parents[2]
 VOLUME = noise(Geometry.from_spacing((3, 4, 5), (1.0, 2.0, 3.0)))
@@ -38,6 +39,27 @@ def test_each_suffix_has_one_row() -> None:
     suffixes = formats.known_suffixes()
     assert len(set(suffixes)) == len(suffixes)
     assert set(formats.known_suffixes(writable=True)) < set(suffixes)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha", ".tif"])
+def test_objects_are_named_after_their_class_not_after_the_class_of_their_id(
+    tmp_path: Path, suffix: str
+) -> None:
+    array = np.zeros((4, 5, 6), dtype=np.uint8)
+    array[0], array[2] = 1, 2
+    classes = LabelSet.from_names({1: "liver", 2: "spleen", 3: "lesion"})
+    objects = InstanceVolume(array, Geometry.from_spacing(array.shape), classes, {1: 3, 2: 1})
+    read = formats.read_labels(formats.write_labels(objects, tmp_path / f"objects{suffix}"))
+    assert read.labels.names == {1: "lesion 1", 2: "liver 2"}
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha", ".tif"])
+def test_maps_of_very_many_ids_can_be_read_again(tmp_path: Path, suffix: str) -> None:
+    array = np.arange(40 * 40 * 20, dtype=np.int32).reshape(40, 40, 20)
+    labels = LabelVolume(array, Geometry.from_spacing(array.shape), LabelSet.unnamed(range(array.size)))
+    read = formats.read_labels(formats.write_labels(labels, tmp_path / f"many{suffix}"))
+    assert np.array_equal(read.array, array)
+    assert read.labels.find(777).name == "label 777"
 
 
 @pytest.mark.parametrize("suffix", formats.known_suffixes(writable=True))
