@@ -55,7 +55,7 @@ _IDENTITY = ("PatientName", "PatientID")
 
 _DATES = ("SeriesDate", "ContentDate", "AcquisitionDate", "StudyDate")
 _TIMES = ("SeriesTime", "ContentTime", "AcquisitionTime", "StudyTime")
-_OTHER = ("SpecificCharacterSet", "SliceThickness", "LossyImageCompression", "PositionReferenceIndicator")
+_OTHER = ("SpecificCharacterSet", "SliceThickness")
 
 _NO_DATE = "19000101"
 """Content date (type 1) where the source has no date at all."""
@@ -158,7 +158,7 @@ def _valid(header: Dataset, name: str) -> str:
         parts = value if isinstance(value, MultiValue) else [value]
         text = "\\".join("" if part is None else str(part).strip("\0 ") for part in parts)
         vr = dictionary_VR(name)
-        if vr in ("DA", "TM", "CS", "AS") and "\\" in text:
+        if vr in ("DA", "TM", "CS", "AS", "DS") and "\\" in text:
             return ""
         text = "".join(c for c in text if c >= " ")
         if name == "PatientSex" and text not in ("M", "F", "O"):

@@ -225,7 +225,9 @@ def test_an_identity_that_is_too_long_is_kept(tmp_path: Path) -> None:
 
 
 def test_an_identifier_with_backslashes_stays_one_value(tmp_path: Path) -> None:
-    source = make_source(tmp_path / "source", **SOURCES["ct"], change={"PatientID": "C:\\..\\x"})
+    source = make_source(
+        tmp_path / "source", **SOURCES["ct"], change={"PatientID": "C:\\..\\x", "SliceThickness": [2, 3]}
+    )
     path = write_dicom_seg(kidneys(source), source, tmp_path / "seg.dcm")
     assert pydicom.dcmread(path).PatientID == "C:/../x"
     assert complaints(path) == []
