@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medseg.io.dicom_geometry import PLACE_TOLERANCE_MM, stack_geometry
@@ -76,6 +76,7 @@ def test_an_even_stack_is_regular_in_any_orientation_and_order(angles, gap, coun
 def test_a_steady_shift_is_a_tilt(angles: tuple[float, float, float], across: float, down: float) -> None:
     found = stack_geometry(stack([3.0 * n for n in range(8)], (across, down), angles))
     tilt = float(np.hypot(across, down))
+    assume(abs(tilt - 1e-3) > 1e-9)  # on the border, rounding decides
     assert found.kind == ("tilted" if tilt > 1e-3 else "regular")
     assert np.allclose(found.drift_mm[-1], (21 * across, 21 * down), atol=1e-6)
     assert np.allclose(found.gaps_mm, 3.0)
