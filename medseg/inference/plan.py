@@ -12,6 +12,7 @@ from medseg.inference.home import label_type
 from medseg.inference.memory import activation_bytes, resident_bytes
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.windows import WindowGrid, place_windows
+from medseg.io.stored import physical_memory_bytes
 from medseg.preprocess.prepare import card_grid, straight_grid
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def plan_inference(
     Args:
         source: grid of the scan; its voxels are taken to be in memory already.
         model: card and network.
-        settings: overlap and memory limit.
+        settings: overlap and memory limit; without one, the memory of the machine where the network
+            runs on its processor.
 
     Raises:
         DeviceMemoryError: `OVER_MEMORY_LIMIT`, naming what the run would need.
@@ -112,11 +114,13 @@ def plan_inference(
     memory = _memory(source, grid, windows, model)
     plan = InferencePlan(source, grid, windows, model.device, memory)
     limit = settings.max_memory_gb
-    if limit is not None and plan.peak_bytes > limit * GIGABYTE:
+    if limit is None:  # tried nevertheless, such a run would be killed halfway, or the machine stall
+        limit = physical_memory_bytes() / GIGABYTE if plan.device == "cpu" else math.inf
+    if plan.peak_bytes > limit * GIGABYTE:
         needed = math.ceil(plan.peak_bytes / GIGABYTE * 10) / 10
         raise DeviceMemoryError(
             "OVER_MEMORY_LIMIT",
-            f"expected a run within {limit:g} GB, got a plan of {needed:.1f} GB; allow {needed:.1f} GB "
+            f"expected a run within {limit:.4g} GB, got a plan of {needed:.1f} GB; allow {needed:.1f} GB "
             "or crop the scan",
         )
     return plan

@@ -150,6 +150,15 @@ def test_memory_limit_names_the_need_and_the_need_suffices() -> None:
     assert f"{plan.windows.count} windows" in plan.sentence
 
 
+def test_a_plan_beyond_the_machine_is_refused_unless_it_is_allowed() -> None:
+    model = random_model(make_card(window=SlidingWindow((16, 16, 16), 0.0)))
+    wide = Geometry.from_spacing((4000, 4000, 4000))
+    with pytest.raises(DeviceMemoryError) as caught:
+        plan_inference(wide, model)
+    assert caught.value.code == "OVER_MEMORY_LIMIT"
+    assert plan_inference(wide, model, InferenceSettings(max_memory_gb=4096)).peak_bytes > 6e11
+
+
 def test_planned_memory_of_the_slab_does_not_grow_with_k() -> None:
     model = random_model(make_card(window=SlidingWindow((16, 16, 16), 0.5)))
     low, high = (plan_inference(Geometry.from_spacing((64, 64, k)), model).memory for k in (100, 400))
