@@ -7,15 +7,20 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import drive_batch
 import pytest
 from poison_tasks import CANARY, PoisonTask
 
+from medseg.batch.cases import Case, Source
+from medseg.batch.cluster import guarded
 from medseg.batch.pseudonyms import KEY_FILE
 from medseg.batch.run import run_batch
-from medseg.errors import SettingsError
+from medseg.batch.work import Job, Limits
+from medseg.errors import CancelledError, SettingsError
 
 pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
 
@@ -56,6 +61,20 @@ def test_a_cluster_gives_what_this_machine_gives(tmp_path: Path) -> None:
         codes = sorted(row["code"] for row in csv.DictReader(file))
     assert codes == ["", "", "", "", "MEMORY_LIMIT", "PIXELS_TRUNCATED", "WORKER_CRASHED", "WORKER_CRASHED"]
     assert CANARY not in spoken.stdout + spoken.stderr
+
+
+def test_a_worker_stops_when_the_lease_of_its_driver_is_gone(tmp_path: Path) -> None:
+    lease = tmp_path / "lease"
+    lease.touch()
+    source = tmp_path / "hang.txt"
+    source.write_text("hang")
+    job = Job(Case("case-1", (Source(source),)), "key", tmp_path / "cases", lease)
+    began = time.monotonic()
+    threading.Timer(3.0, lease.unlink).start()
+    with pytest.raises(CancelledError):
+        guarded(PoisonTask(), job, Limits(600.0, 500_000_000))
+    assert time.monotonic() - began < 30
+    assert list((tmp_path / "cases").iterdir()) == []
 
 
 def test_no_scheduler_at_the_address_is_said_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

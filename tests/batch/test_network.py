@@ -32,9 +32,13 @@ needs_orthanc = pytest.mark.skipif(
     orthanc.program() is None, reason="no Orthanc with DICOMweb: apt-get install orthanc orthanc-dicomweb"
 )
 needs_dcmtk = pytest.mark.skipif(shutil.which("storescu") is None, reason="no dcmtk: apt-get install dcmtk")
-pytestmark = pytest.mark.filterwarnings(  # pynetdicom 3.0 drops the socket of a failed connection unclosed
-    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.timeout(900),
+    # pynetdicom 3.0 drops the socket of a failed connection unclosed
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 NOISE = np.random.default_rng(3).integers(0, 900, (20, 24), np.int16).tobytes()
 QUICK = ReceiveSettings(port=0, quiet_s=0.5)
 
@@ -236,14 +240,14 @@ def test_from_pacs_to_segmentation_and_back(
     words = [*words, "--studies", "1", "--threads", "1"]
     server = threading.Thread(target=lambda: codes.append(run(list(map(str, words)))))
     server.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             send_files(instances_of([study]), Peer("127.0.0.1", port, "MEDSEG"))
             break
         except WriteError:
             time.sleep(0.2)
-    server.join(timeout=240)
+    server.join(timeout=600)
     assert codes == [0]
     (result,) = output.rglob("segmentation.dcm")
     capsys.readouterr()

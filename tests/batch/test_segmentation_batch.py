@@ -25,6 +25,7 @@ from medseg.pipeline import segment
 from medseg.progress import silent
 from medseg.volume import Volume
 
+pytestmark = pytest.mark.timeout(900)  # two workers load torch first, slow on a busy machine
 CANARIES = ("Canary", "CANARY", "canary", "19010203", "DOE", uid(1), uid(2))
 """Values of the inputs' headers and parts of their names."""
 NOISE = np.random.default_rng(3).integers(0, 900, (20, 24), np.int16).tobytes()
