@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,7 @@ def whole(shape: tuple[int, ...]) -> BlockGrid:
     return BlockGrid((shape[0], shape[1], shape[2]), (shape[0], shape[1], shape[2]))
 
 
+@cache
 def nuclei(shape: tuple[int, int, int], seed: int = 3) -> np.ndarray:
     """Touching round objects, an empty part, and a rod from end to end."""
     rng = np.random.default_rng(seed)
@@ -84,6 +87,7 @@ def test_any_blocks_give_the_whole(
     assert np.array_equal(objects.first, same.first)
 
 
+@cache
 def _sources(shape: tuple[int, int, int]) -> dict[str, HeightMap]:
     rng = np.random.default_rng(4)
     spacing = (1.0, 0.5, 0.5)

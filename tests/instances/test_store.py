@@ -27,7 +27,7 @@ zarr = pytest.importorskip("zarr", reason="the extra `zarr` is not installed")
 SPACING_MM = (0.002, 0.001, 0.001)
 SHAPE = (30, 50, 45)
 NUCLEI = SeparationSettings(diameter_mm=0.012, numbering="position")
-BLOCK = (16, 16, 24)
+BLOCK = (16, 32, 24)
 
 
 @cache
