@@ -17,7 +17,6 @@ from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say
 from medseg.cli.segment import require_writable
 from medseg.cli.source import Irregular
-from medseg.export.settings import ExportSettings
 from medseg.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ class BatchFlags:
 
     Attributes:
         separate: names of classes whose objects are told apart.
+        export: kinds of files.
         irregular: what to do with DICOM slices that do not lie as a grid.
         scheduler: address of a Dask scheduler, or empty for this machine.
         plan: only tell which input gets which name.
@@ -41,6 +41,9 @@ class BatchFlags:
 
     separate: tuple[str, ...] = field(
         default=(), metadata={"help": "class whose objects are told apart and counted; repeatable"}
+    )
+    export: tuple[str, ...] = field(
+        default=("nifti",), metadata={"help": "kinds of files, separated by commas; nifti if not given"}
     )
     irregular: Irregular = field(
         default="resample",
@@ -56,9 +59,7 @@ class BatchFlags:
     plan: bool = field(default=False, metadata={"help": "only tell which input gets which name"})
 
 
-@takes_settings(
-    flags=BatchFlags, settings=InferenceSettings, batch_settings=BatchSettings, export=ExportSettings
-)
+@takes_settings(flags=BatchFlags, settings=InferenceSettings, batch_settings=BatchSettings)
 def batch(
     inputs: tuple[Path, ...],
     /,
@@ -68,7 +69,6 @@ def batch(
     flags: BatchFlags,
     settings: InferenceSettings,
     batch_settings: BatchSettings,
-    export: ExportSettings,
     json: Json = False,
 ) -> int:
     """Segment many cases, each in a guarded process; run it again to go on after a stop.
@@ -77,10 +77,9 @@ def batch(
         inputs: folders, image files, DICOM studies, zips, and CSV tables with a column `image`.
         model: a name from `medseg models list`, or the folder of a model.
         output: folder of the results; made if missing.
-        flags: what is separated, where, or only planned.
+        flags: what is separated and written, where, or only planned.
         settings: how the model runs.
         batch_settings: workers and limits.
-        export: what is written.
         json: print one JSON object on standard output.
     """
     from medseg.batch.cases import plan_batch
@@ -88,13 +87,14 @@ def batch(
     from medseg.batch.pseudonyms import folder_key
     from medseg.batch.run import run_batch
     from medseg.batch.segmentation import segmentation_task
+    from medseg.export.settings import ExportSettings
 
     require_writable(output)
     task = segmentation_task(
         model,
         settings,
         separate=flags.separate,
-        export=export,
+        export=ExportSettings(kinds=flags.export),
         irregular=flags.irregular,
         workers=1 if flags.scheduler else batch_settings.workers,
     )
