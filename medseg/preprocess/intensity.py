@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,10 +58,16 @@ def _clip(array: FloatArray, step: FixedRange | PercentileRange) -> None:
 
 
 def _standardise(array: FloatArray, *, only_nonzero: bool) -> None:
-    """In place; a standard deviation of 0 counts as 1, as in MONAI's `NormalizeIntensity`."""
-    where = array != 0 if only_nonzero else np.ones(array.shape, dtype=bool)
-    values = array[where]
-    if values.size == 0:
+    """In place; a standard deviation of 0 counts as 1, as in MONAI's `NormalizeIntensity`.
+
+    Sums are in float64, plane by plane: no second volume is made.
+    """
+    parts = [(plane, plane != 0 if only_nonzero else np.ones(plane.shape, dtype=bool)) for plane in array]
+    count = sum(int(where.sum()) for _, where in parts)
+    if count == 0:
         return
-    mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-    array[where] = ((values - mean) / (std if std > 0 else 1.0)).astype(np.float32)
+    mean = sum(float(plane.sum(dtype=np.float64, where=where)) for plane, where in parts) / count
+    squares = sum(float(((plane[where].astype(np.float64) - mean) ** 2).sum()) for plane, where in parts)
+    std = math.sqrt(squares / count)
+    for plane, where in parts:
+        plane[where] = (plane[where].astype(np.float64) - mean) / (std if std > 0 else 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,17 @@ def test_steps_run_in_order_and_leave_the_source_alone() -> None:
     assert result.dtype == np.float32
     assert np.allclose(result.ravel(), np.linspace(0, 10, 24), atol=1e-5)
     assert np.array_equal(array.ravel(), np.arange(24))
+
+
+@pytest.mark.parametrize("nonzero", [False, True])
+def test_standardising_makes_no_second_volume(nonzero: bool) -> None:
+    array = np.random.default_rng(0).normal(60, 120, (64, 128, 128)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        apply_intensity(array, [ZScore(nonzero=nonzero)])
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * array.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_equal_percentiles_only_shift() -> None:
