@@ -7,6 +7,7 @@ and imports nothing heavy.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def find_model(name_or_path: str | Path) -> Path:
     folders = _folders()
     if isinstance(name_or_path, str) and name_or_path in folders:
         return folders[name_or_path][0]
-    path = Path(name_or_path).expanduser()
+    path = Path(name_or_path)
+    with suppress(RuntimeError):  # ~name of nobody: such a path does not exist
+        path = path.expanduser()
     if path.is_dir() and is_bundle(path):
         return path
     if path.exists():

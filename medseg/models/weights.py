@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,12 @@ _WRAPPERS = ("state_dict", "model", "network_weights")
 
 _PREFIXES = ("module.", "_orig_mod.")
 """What data-parallel and compiled training put before every key."""
+
+_LOAD_ERRORS = (
+    AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    struct.error,
+)  # fmt: skip
+"""What torch raises for damaged files beside `UnpicklingError`: it promises no type."""
 
 
 def file_sha256(path: Path) -> str:
@@ -53,6 +61,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             import torch
 
+            _check_sums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path):
@@ -62,9 +71,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 "save it again as a state dict or as safetensors",
             ) from error
         raise _corrupted(path) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError, AttributeError) as error:
+    except _LOAD_ERRORS as error:
         raise _corrupted(path) from error
     return _state_dict(content, path.name)
+
+
+def _check_sums(path: Path) -> None:
+    """Return if a checkpoint is no zip, or every part of it has its check sum, at which torch does not look.
+
+    Raises:
+        ModelError: `WEIGHTS_CORRUPTED`.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise _corrupted(path) from error
+    if damaged is not None:
+        raise _corrupted(path)
 
 
 def _corrupted(path: Path) -> ModelError:

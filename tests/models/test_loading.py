@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -77,6 +78,9 @@ def test_unknown_model_names_what_there_is(shelf: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         find_model(shelf)
     assert caught.value.code == "NOT_A_MODEL"
+    with pytest.raises(ModelNotFoundError) as caught:
+        find_model("~nobody-of-that-name/brain")
+    assert caught.value.code == "UNKNOWN_MODEL"
 
 
 def test_listing_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -123,6 +127,26 @@ def test_truncated_weights(tiny: Path, part: float) -> None:
     file = tiny / "models" / "model.pt"
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * part)])
+    assert weights_error(tiny).code == "WEIGHTS_CORRUPTED"
+
+
+def test_one_flipped_bit_in_a_tensor_is_seen(tiny: Path) -> None:
+    file = tiny / "models" / "model.pt"
+    content = bytearray(file.read_bytes())
+    largest = max(read_weights(file).values(), key=lambda tensor: tensor.numel())
+    content[content.index(largest.numpy().tobytes()) + 6] ^= 1
+    file.write_bytes(content)
+    assert weights_error(tiny).code == "WEIGHTS_CORRUPTED"
+
+
+@pytest.mark.parametrize("cut", range(0, 60, 7))
+def test_damaged_checkpoints_of_the_old_kind(tiny: Path, cut: int) -> None:
+    """Without a zip around it: what torch raises for one is of many types."""
+    file = tiny / "models" / "model.pt"
+    stream = io.BytesIO()
+    torch.save(torch.load(file, weights_only=True), stream, _use_new_zipfile_serialization=False)
+    content = stream.getvalue()
+    file.write_bytes(content[: len(content) - 1 - cut * len(content) // 61])
     assert weights_error(tiny).code == "WEIGHTS_CORRUPTED"
 
 
