@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases of a batch failed, 130
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -101,7 +102,13 @@ def _tell(failure: Failure, wants_json: bool) -> int:
 
 
 def _set_up_messages(verbose: bool) -> None:
-    """Quiet by default; what a reader had to assume is always told, on standard error."""
+    """Quiet by default; what a reader had to assume is always told, on standard error.
+
+    A letter that the terminal or pipe cannot show (Windows, `LC_ALL=C`) must not end a command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
     warnings.resetwarnings()
     warnings.simplefilter("default" if verbose else "ignore")

@@ -18,8 +18,11 @@ def say(words: str) -> None:
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    """One object on standard output; NaN and infinities, which JSON lacks, become null."""
-    print(json.dumps(_finite(data), ensure_ascii=False))
+    """One object on standard output, in ASCII, which every terminal and pipe takes.
+
+    NaN and infinities, which JSON lacks, become null.
+    """
+    print(json.dumps(_finite(data)))
 
 
 def _finite(value: Any) -> Any:
