@@ -57,7 +57,7 @@ def segment(
         json: print one JSON object on standard output.
     """
     import medseg.pipeline
-    from medseg.export.write import write_result
+    from medseg.export.write import require_source, write_result
     from medseg.inference.plan import plan_inference
     from medseg.models.loading import load_model
     from medseg.models.registry import find_model
@@ -65,6 +65,7 @@ def segment(
     require_writable(output)
     find_model(model)  # a wrong name is told before anything is read
     volume = read_source(inputs[0], flags)
+    require_source(export, volume)
     loaded = load_model(model, device=settings.device)
     if len(inputs) != loaded.card.in_channels:
         raise ModelError(
@@ -91,7 +92,7 @@ def require_writable(folder: Path) -> None:
     there = folder.absolute()
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if "\0" in str(folder) or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise WriteError(
             "NOT_WRITABLE", "expected a folder to write into, got one that refuses; choose another with -o"
         )

@@ -31,6 +31,7 @@ from medseg.io.formats import write_labels
 from medseg.measure.regions import measure_regions
 from medseg.measure.shape import Shape, measure_shapes
 from medseg.result import Result
+from medseg.volume import Volume
 
 OWN_FILES = (
     "labels.nii.gz",
@@ -93,14 +94,7 @@ def write_result(
             nothing is left behind and an earlier result stays.
     """
     settings = as_settings(export)
-    if source is None and isinstance(result.image, DicomVolume):
-        source = result.image.dicom
-    if settings.needs_dicom_source and source is None:
-        raise WriteError(
-            "NO_DICOM_SOURCE",
-            "expected a result of a DICOM series for DICOM output, got another image; "
-            "segment the series itself or leave the DICOM kinds out",
-        )
+    source = require_source(settings, result.image, source)
     target = Path(folder).absolute()
     try:
         made = _make_parents(target)
@@ -115,6 +109,30 @@ def write_result(
     except OSError as error:
         raise _write_error(error) from error
     return Path(folder)
+
+
+def require_source(
+    settings: ExportSettings, image: Volume | None, source: DicomSource | None = None
+) -> DicomSource | None:
+    """The series that DICOM output refers to, or None where neither source nor image tells of one.
+
+    Args:
+        settings: what will be written; ask before hours are spent on a result.
+        image: what is segmented.
+        source: its series, where it is known otherwise.
+
+    Raises:
+        WriteError: `NO_DICOM_SOURCE`, there is none and a kind needs it.
+    """
+    if source is None and isinstance(image, DicomVolume):
+        source = image.dicom
+    if settings.needs_dicom_source and source is None:
+        raise WriteError(
+            "NO_DICOM_SOURCE",
+            "expected a result of a DICOM series for DICOM output, got another image; "
+            "segment the series itself or leave the DICOM kinds out",
+        )
+    return source
 
 
 def _write_and_move(

@@ -190,6 +190,15 @@ def test_an_output_that_is_a_file_is_refused(
     words = ("segment", scan, "--model", "tiny", "-o")
     assert refused(tmp_path, capsys, *words, scan) == "NOT_WRITABLE"
     assert refused(tmp_path, capsys, *words, scan / "below") == "NOT_WRITABLE"
+    assert refused(tmp_path, capsys, *words, "a\0b") == "NOT_WRITABLE"
+
+
+def test_dicom_output_of_another_image_is_refused_before_it_is_segmented(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg.pipeline.segment", lambda *_args, **_more: pytest.fail("hours were spent"))
+    words = ("segment", scan, "--model", "tiny", "-o", tmp_path / "out", "--export", "dicom-seg")
+    assert refused(tmp_path, capsys, *words) == "NO_DICOM_SOURCE"
 
 
 # ---------------------------------------------------------------------- models and settings
