@@ -139,7 +139,7 @@ def _separated(
     objects = separate_classes(label_map, class_names, settings=settings, image=image, progress=report)
     spent = time.perf_counter() - began
     record = RunRecord(
-        input_name=path.name,
+        input_name="label map",  # a file name may hold a patient's
         input_sha256=hash_volume(label_map),
         settings=settings_data(settings),
         versions=software_versions(),

@@ -46,7 +46,9 @@ def test_objects_into_a_folder(two_balls: Path, tmp_path: Path, capsys: pytest.C
     assert [o["id"] for o in objects_of(data)] == [1, 2, 3]
     objects = read_labels(out / "instances.nii.gz")
     assert np.bincount(objects.array.ravel())[1:].tolist() == [o["voxels"] for o in objects_of(data)]
-    settings = json.loads((out / "run.json").read_text())["settings"]
+    record = json.loads((out / "run.json").read_text())
+    assert two_balls.name not in record["input_name"]  # it may hold a patient's name
+    settings = record["settings"]
     assert settings["SeparationSettings"]["split_h_mm"] == 0.5
 
 
