@@ -20,6 +20,11 @@ class ReadNotice(UserWarning):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"[{code}] {message}")
         self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[ReadNotice], tuple[str, str]]:
+        """Rebuild from code and message, so that a notice survives a process boundary."""
+        return type(self), (self.code, self.message)
 
 
 def notify(code: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -100,6 +101,8 @@ def test_a_notice_can_be_recorded() -> None:
     notice = caught[0].message
     assert isinstance(notice, ReadNotice)
     assert (notice.code, str(notice)) == ("SOME_CODE", "[SOME_CODE] some text")
+    copied = pickle.loads(pickle.dumps(notice))  # noqa: S301  (from one process to another)
+    assert (copied.code, str(copied)) == (notice.code, str(notice))
 
 
 def test_every_code_of_reading_and_writing_files_is_on_the_error_page() -> None:
