@@ -28,6 +28,9 @@ ORTHOGONALITY_TOLERANCE = 1e-3
 MAX_VOXELS = 2**36
 """More voxels than this is a broken header, not a scan."""
 
+LARGEST_MM = 1e100
+"""Beyond it an affine is a broken header, and its squares overflow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
@@ -53,7 +56,7 @@ class Geometry:
                 "check the file's header",
             )
         affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        if affine.shape != (4, 4) or not (np.abs(affine) < LARGEST_MM).all():  # NaN too
             raise GeometryError("BAD_AFFINE", "expected a finite 4x4 affine, got another; repair the header")
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-4:

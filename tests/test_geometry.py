@@ -43,6 +43,7 @@ def test_impossible_sizes_are_refused(shape: Sequence[int]) -> None:
         np.zeros((4, 4)),
         np.diag([1.0, 1, 0, 1]),
         np.diag([1.0, 1, np.nan, 1]),
+        np.diag([1e200, 1e200, 1e200, 1]),
         np.diag([1.0, 1, np.inf, 1]),
         np.eye(3),
         np.diag([1.0, 1, 1, 2]),
