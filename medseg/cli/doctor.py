@@ -15,7 +15,7 @@ PARTS = {
     "torch": "run models",
     "monai": "build MONAI networks, train",
     "nibabel": "read and write NIfTI",
-    "SimpleITK": "read and write NRRD, MHA, MHD",
+    "SimpleITK": "decode classic JPEG in DICOM",
     "tifffile": "read and write TIFF stacks",
     "isal": "fast gzip",
     "pydicom": "read DICOM",
