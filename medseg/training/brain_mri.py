@@ -1,6 +1,6 @@
 """Make the bundled model `brain-mri` again.
 
-    python -m medseg.training.brain_mri MAPS RUN_FOLDER [--steps N]
+    python -m medseg.training.brain_mri MAPS RUN_FOLDER
 
 `MAPS` holds `training_seg_01.nii.gz` … `training_seg_20.nii.gz` and `generation_labels.npy` of
 SynthSeg (Apache-2.0). Maps 01-16 are learned from, 17-20 checked on. The run can be stopped and
@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from medseg.training.brain_labels import HeadMap, head_labels, read_head_map
-from medseg.training.loop import HeadData, train
+from medseg.training.growth import grow
+from medseg.training.loop import HeadData, build_network, train
 from medseg.training.publish import write_brain_bundle
-from medseg.training.recipe import TrainingRecipe
+from medseg.training.recipe import FULL_RESOLUTION, STRIDED
 
 _log = logging.getLogger(__name__)
 
@@ -48,16 +49,16 @@ def main() -> None:
     )
     parser.add_argument("maps", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=TrainingRecipe().steps)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    recipe = TrainingRecipe(steps=arguments.steps)
-    network = train(
-        read_heads(arguments.maps, range(1, 17), range(17, 21)), recipe, arguments.folder, _log.info
-    )
-    write_brain_bundle(network, recipe, arguments.folder / "bundle")
+    heads = read_heads(arguments.maps, range(1, 17), range(17, 21))
+    strided = train(heads, STRIDED, arguments.folder / "strided", _log.info)
+    start = build_network(FULL_RESOLUTION)
+    grow(strided, start)
+    network = train(heads, FULL_RESOLUTION, arguments.folder / "full", _log.info, start)
+    write_brain_bundle(network, (STRIDED, FULL_RESOLUTION), arguments.folder / "bundle")
 
 
 if __name__ == "__main__":

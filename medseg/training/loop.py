@@ -15,6 +15,7 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from medseg.training.brain_labels import BRAIN_STRUCTURES, HeadLabels, HeadMap
+from medseg.training.growth import freeze_statistics
 from medseg.training.head_synthesis import SynthesisSettings, synthesise
 from medseg.training.loss import dice_and_cross_entropy
 from medseg.training.recipe import TrainingRecipe
@@ -89,7 +90,13 @@ def _forward(network: nn.Module, image: Tensor) -> Tensor:
     return logits
 
 
-def train(data: HeadData, recipe: TrainingRecipe, folder: Path, report: Callable[[str], None]) -> nn.Module:
+def train(
+    data: HeadData,
+    recipe: TrainingRecipe,
+    folder: Path,
+    report: Callable[[str], None],
+    initial: UNet | None = None,
+) -> UNet:
     """Train, or go on with, the network of a recipe.
 
     Every `check_every` steps the state goes to `folder/checkpoint.pt` (written aside, then
@@ -100,6 +107,7 @@ def train(data: HeadData, recipe: TrainingRecipe, folder: Path, report: Callable
         recipe: all choices.
         folder: where checkpoint and log live; made if missing.
         report: told one line per check.
+        initial: network to start from; of random weights if left out.
 
     Returns:
         The network with the averaged weights, in evaluation mode.
@@ -110,6 +118,8 @@ def train(data: HeadData, recipe: TrainingRecipe, folder: Path, report: Callable
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network, average = build_network(recipe), build_network(recipe)
+    if initial is not None:
+        network.load_state_dict(initial.state_dict())
     average.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
     checkpoint = folder / "checkpoint.pt"
@@ -154,9 +164,7 @@ def _step(
     image, target = synthesise(head, data.labels, rng, recipe.synthesis_at(step))
     network.train()
     if recipe.is_frozen_at(step):
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.eval()
+        freeze_statistics(network)
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate_at(step)
     optimiser.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ _TISSUE_COLOURS = {
 """Colours that FreeSurfer's users know, by left-sided id."""
 
 
-def write_brain_bundle(network: nn.Module, recipe: TrainingRecipe, folder: Path) -> None:
+def write_brain_bundle(network: nn.Module, recipes: Sequence[TrainingRecipe], folder: Path) -> None:
     """Write the `brain-mri` bundle.
 
     Args:
         network: with the weights to publish.
-        recipe: what it was trained by; kept beside the weights.
+        recipes: the stages that it was trained by; kept beside the weights. The last one
+            describes the network.
         folder: bundle to make; files of the same name are replaced. `LICENSE` and the model
             card `docs/README.md` are written by hand and left alone.
     """
@@ -40,8 +42,8 @@ def write_brain_bundle(network: nn.Module, recipe: TrainingRecipe, folder: Path)
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}
     torch.save(weights, folder / "models" / "model.pt")
     _write_json(folder / "configs" / "metadata.json", _metadata())
-    _write_json(folder / "configs" / "inference.json", _inference(recipe))
-    _write_json(folder / "configs" / "recipe.json", asdict(recipe))
+    _write_json(folder / "configs" / "inference.json", _inference(recipes[-1]))
+    _write_json(folder / "configs" / "recipe.json", {"stages": [asdict(recipe) for recipe in recipes]})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

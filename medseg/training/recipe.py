@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from medseg.training.growth import FULL_LEVEL
 from medseg.training.head_synthesis import SynthesisSettings
 
 
@@ -68,4 +69,26 @@ class TrainingRecipe:
     def difficulty_at(self, step: int) -> float:
         """Width of contrasts at a step: 0 while easy, 1 from the end of the widening on."""
         done = step / self.steps - self.easy_fraction
+        if done >= self.widening_fraction:
+            return 1.0
         return min(1.0, max(0.0, done / self.widening_fraction))
+
+
+STRIDED = TrainingRecipe()
+"""First stage: a cheap network whose first layer is strided learns where things are."""
+
+FULL_RESOLUTION = TrainingRecipe(
+    channels=(FULL_LEVEL, *STRIDED.channels),
+    strides=(1, *STRIDED.strides),
+    steps=1200,
+    learning_rate=1e-3,
+    warm_up_steps=50,
+    easy_fraction=0.0,
+    widening_fraction=0.0,
+    frozen_fraction=0.0,
+    frozen_slowdown=1.0,
+    small_between=(0.0, 1.0),
+    check_every=200,
+    seed=1,
+)
+"""Second stage: the same network, grown by a level that sees every voxel, learns borders."""

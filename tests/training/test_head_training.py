@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets.unet import UNet
 
 from medseg.training.brain_labels import BRAIN_STRUCTURES, HeadMap, head_labels, read_head_map
+from medseg.training.growth import FULL_LEVEL, freeze_statistics, grow
 from medseg.training.head_synthesis import SynthesisSettings, rescale_by_percentiles, synthesise
-from medseg.training.loop import HeadData, train, validation_dice
+from medseg.training.loop import HeadData, build_network, train, validation_dice
 from medseg.training.loss import dice_and_cross_entropy
 from medseg.training.recipe import TrainingRecipe
 
@@ -163,6 +165,32 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert (tmp_path / "stopped" / "log.csv").read_text().count("\n") == 3
+
+
+def test_a_grown_network_begins_with_nearly_the_answers_of_the_old_one() -> None:
+    torch.manual_seed(0)
+    small = UNet(3, 1, 5, channels=(8, 8, 16), strides=(2, 1), num_res_units=0, norm="batch").eval()
+    channels, strides = (FULL_LEVEL, 8, 8, 16), (1, 2, 1)
+    grown = UNet(3, 1, 5, channels=channels, strides=strides, num_res_units=0, norm="batch").eval()
+    image = torch.rand(1, 1, 16, 16, 16)
+
+    def likeness() -> float:
+        with torch.no_grad():
+            answers = torch.stack([small(image).flatten(), grown(image).flatten()])
+        return float(torch.corrcoef(answers)[0, 1])
+
+    assert likeness() < 0.5
+    grow(small, grown)
+    assert likeness() > 0.9
+
+
+def test_frozen_statistics_do_not_move() -> None:
+    network = build_network(TINY)
+    network.train()
+    freeze_statistics(network)
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    network(torch.rand(1, 1, 16, 16, 16))
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
 
 
 def test_the_schedule_rises_falls_and_widens() -> None:
