@@ -115,7 +115,7 @@ def segment(
         versions=software_versions(),
         seconds=clock.seconds,
         peak_memory_bytes=peak_memory_bytes(),
-        warnings=ready.card.notes,
+        warnings=(*volume.notes, *ready.card.notes),
         started=started,
     )
     return Result(labels, instances, regions, record, volume)

@@ -46,6 +46,7 @@ class Volume:
         geometry: where the voxels lie.
         modality: `"MR"`, `"CT"`, … as in DICOM, or empty where unknown.
         source: name of where it came from, without a patient's name; for records only.
+        notes: what its reader had to assume; for records only.
 
     Raises:
         GeometryError: array and geometry disagree in shape.
@@ -56,6 +57,7 @@ class Volume:
     geometry: Geometry
     modality: str = ""
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shape(self.array, self.geometry)

@@ -15,6 +15,7 @@ from medseg.errors import CancelledError, ModelNotFoundError, ReadError, VolumeE
 from medseg.geometry import Geometry
 from medseg.inference.settings import InferenceSettings
 from medseg.io.formats import read_labels, write_labels, write_volume
+from medseg.io.notices import ReadNotice
 from medseg.models import registry
 from medseg.models.card import SlidingWindow
 from medseg.models.loading import load_model
@@ -89,6 +90,19 @@ def test_result_of_a_named_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert again.record.model_sha256 == record.model_sha256
     assert again.record.input_sha256 == record.input_sha256
     assert again.labels.array.tobytes() == result.labels.array.tobytes()
+
+
+def test_what_a_reader_assumed_is_on_the_record(tmp_path: Path) -> None:
+    volume = blobs(grid_around_point())
+    holed = volume.array.copy()
+    holed[0, 0, 0] = np.nan
+    path = tmp_path / "holed.nii.gz"
+    write_volume(Volume(holed, volume.geometry), path)
+    with pytest.warns(ReadNotice, match="NOT_FINITE"):
+        result = segment(path, threshold_model())
+    assert any(words.startswith("[NOT_FINITE]") for words in result.record.warnings)
+    clean = segment(write_volume(volume, tmp_path / "clean.nii.gz"), threshold_model())
+    assert not any("NOT_FINITE" in words for words in clean.record.warnings)
 
 
 def test_weights_are_part_of_the_models_hash(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from medseg.io.dicom_scan import scan
 from medseg.io.dicom_source import DicomVolume
 from medseg.io.dicom_suv import suv_factor
 from medseg.io.dicom_volume import Irregular, grid_shape, volume_of
-from medseg.io.notices import notify
+from medseg.io.notices import notices_kept, notify
 from medseg.progress import CancelToken, ProgressCallback, silent
 
 _SHOWN_CODES = 4
@@ -114,7 +114,7 @@ def read_series(
             there is a choice to make; `NO_SERIES`, `NO_IMAGES` where there is none to read; `NO_SUV`.
         CancelledError: a stop was asked for.
     """
-    with _stacks(path, silent, cancel) as (stacks, reader):
+    with notices_kept() as notices, _stacks(path, silent, cancel) as (stacks, reader):
         chosen = _chosen(stacks, series_uid, irregular)
         _tell_of_strays(stacks)
         volume = volume_of(chosen, reader, irregular, progress, cancel)
@@ -123,8 +123,8 @@ def read_series(
             notes = (*volume.dicom.notes, "SUV: by body weight, from Bq/ml")
             source = replace(volume.dicom, notes=notes)
             volume = replace(volume, array=volume.array * np.float32(factor), dicom=source)
-    _tell(volume)
-    return volume
+        _tell(volume)
+    return replace(volume, notes=tuple(notices))
 
 
 def read_all(

@@ -6,12 +6,13 @@ Another format is one more row. DICOM is a row of its own, since no suffix tells
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.errors import ReadError, WriteError
 from medseg.io import metaimage, nifti, nrrd, tiff
 from medseg.io.files import file_size, opened
+from medseg.io.notices import notices_kept
 from medseg.volume import LabelVolume, Volume
 
 
@@ -175,7 +176,9 @@ def read_volume(path: str | Path) -> Volume:
         GeometryError: `BAD_SHAPE`, `BAD_AFFINE`.
     """
     path = Path(path)
-    return _reader(path).read_volume(path)
+    with notices_kept() as notes:
+        volume = _reader(path).read_volume(path)
+    return replace(volume, notes=(*volume.notes, *notes))
 
 
 read = read_volume

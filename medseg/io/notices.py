@@ -7,6 +7,11 @@ printed, and a viewer can show it, without any reader knowing who listens.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_kept: ContextVar[list[str] | None] = ContextVar("kept", default=None)
 
 
 class ReadNotice(UserWarning):
@@ -34,4 +39,19 @@ def notify(code: str, message: str) -> None:
         code: stable word in capitals.
         message: what was found and what was done about it; no patient's name, no path.
     """
-    warnings.warn(ReadNotice(code, message), stacklevel=2)
+    notice = ReadNotice(code, message)
+    kept = _kept.get()
+    if kept is not None:
+        kept.append(str(notice))
+    warnings.warn(notice, stacklevel=2)
+
+
+@contextmanager
+def notices_kept() -> Iterator[list[str]]:
+    """Collect what readers assume meanwhile, in words; the warnings are given all the same."""
+    kept: list[str] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
