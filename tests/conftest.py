@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 TORCH_THREADS = 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_hear_the_keyboard() -> None:
+    """A shell starts background jobs deaf to SIGINT, and their children inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
