@@ -21,7 +21,7 @@ from medseg.training.brain_labels import HeadMap, head_labels, read_head_map
 from medseg.training.growth import grow
 from medseg.training.loop import HeadData, build_network, train
 from medseg.training.publish import write_brain_bundle
-from medseg.training.recipe import FULL_RESOLUTION, STRIDED
+from medseg.training.recipe import FULL_RESOLUTION, SCANNER_LIKE, STRIDED
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +57,10 @@ def main() -> None:
     strided = train(heads, STRIDED, arguments.folder / "strided", _log.info)
     start = build_network(FULL_RESOLUTION)
     grow(strided, start)
-    network = train(heads, FULL_RESOLUTION, arguments.folder / "full", _log.info, start)
-    write_brain_bundle(network, (STRIDED, FULL_RESOLUTION), arguments.folder / "bundle")
+    full = train(heads, FULL_RESOLUTION, arguments.folder / "full", _log.info, start)
+    network = train(heads, SCANNER_LIKE, arguments.folder / "scanner_like", _log.info, full)
+    stages = (STRIDED, FULL_RESOLUTION, SCANNER_LIKE)
+    write_brain_bundle(network, stages, arguments.folder / "bundle")
 
 
 if __name__ == "__main__":

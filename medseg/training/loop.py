@@ -199,7 +199,8 @@ def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
 def _check(
     network: nn.Module, data: HeadData, recipe: TrainingRecipe, step: int, loss: float, seconds: float
 ) -> dict[str, float]:
-    any_contrast = validation_dice(network, data, recipe.synthesis, per_map=2, seed=1)
+    hard = replace(recipe.synthesis, contrast_width=1.0, spoil=1.0)
+    any_contrast = validation_dice(network, data, hard, per_map=2, seed=1)
     t1 = replace(recipe.synthesis, contrast_width=0.0, spoil=0.3)
     t1_like = validation_dice(network, data, t1, per_map=1, seed=2)
     return {

@@ -64,7 +64,12 @@ class TrainingRecipe:
         done, (first, last) = step / self.steps, self.small_between
         shape = self.small_shape if first <= done < last else self.synthesis.shape
         difficulty = self.difficulty_at(step)
-        return replace(self.synthesis, shape=shape, contrast_width=difficulty, spoil=0.3 + 0.7 * difficulty)
+        return replace(
+            self.synthesis,
+            shape=shape,
+            contrast_width=difficulty * self.synthesis.contrast_width,
+            spoil=(0.3 + 0.7 * difficulty) * self.synthesis.spoil,
+        )
 
     def difficulty_at(self, step: int) -> float:
         """Width of contrasts at a step: 0 while easy, 1 from the end of the widening on."""
@@ -80,7 +85,7 @@ STRIDED = TrainingRecipe()
 FULL_RESOLUTION = TrainingRecipe(
     channels=(FULL_LEVEL, *STRIDED.channels),
     strides=(1, *STRIDED.strides),
-    steps=1200,
+    steps=800,
     learning_rate=1e-3,
     warm_up_steps=50,
     easy_fraction=0.0,
@@ -92,3 +97,14 @@ FULL_RESOLUTION = TrainingRecipe(
     seed=1,
 )
 """Second stage: the same network, grown by a level that sees every voxel, learns borders."""
+
+SCANNER_LIKE = replace(
+    FULL_RESOLUTION,
+    steps=300,
+    learning_rate=5e-4,
+    warm_up_steps=20,
+    check_every=100,
+    synthesis=SynthesisSettings(contrast_width=0.5, spoil=0.7),
+    seed=2,
+)
+"""Third stage: contrasts nearer to those that scanners make."""
