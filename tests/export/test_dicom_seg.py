@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
-from dicom_makers import PATIENT, SOURCES, UNEVEN, complaints, kidneys, lesions_of, make_source, uid
+from dicom_makers import (
+    PATIENT,
+    SOURCES,
+    UNEVEN,
+    complaints,
+    installed_program,
+    kidneys,
+    lesions_of,
+    make_source,
+    uid,
+)
 
 from medseg.errors import GeometryError, WriteError
 from medseg.export.dicom_seg import SegKind, write_dicom_seg
@@ -116,9 +125,7 @@ def test_highdicom_reads_it_back_on_the_grid(ct: DicomSource, kind: SegKind, tmp
 
 @pytest.mark.parametrize("name", ["ct", "mr oblique", "enhanced mr", "feet first"])
 def test_dcmqi_reads_it_back_on_the_grid(name: str, tmp_path: Path) -> None:
-    program = shutil.which("segimage2itkimage")
-    if program is None:
-        pytest.skip("dcmqi is not installed: pip install dcmqi")
+    program = installed_program("segimage2itkimage", "dcmqi")
     source = make_source(tmp_path / "source", **SOURCES[name])
     labels = kidneys(source)
     path = write_dicom_seg(labels, source, tmp_path / "seg.dcm")
