@@ -26,7 +26,6 @@ from dicom_bytes import (
     SLICES,
     UNDEFINED,
     Edit,
-    Image,
     as_syntax,
     behind,
     compressed,
