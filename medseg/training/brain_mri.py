@@ -19,11 +19,14 @@ import torch
 
 from medseg.training.brain_labels import HeadMap, head_labels, read_head_map
 from medseg.training.growth import grow
-from medseg.training.loop import HeadData, build_network, train
+from medseg.training.loop import HeadData, blend, build_network, train
 from medseg.training.publish import write_brain_bundle
 from medseg.training.recipe import FULL_RESOLUTION, SCANNER_LIKE, STRIDED
 
 _log = logging.getLogger(__name__)
+
+LAST_STAGE_SHARE = 0.7
+"""The published weights are this much of the last stage, the rest of the one before."""
 
 
 def read_heads(maps: Path, training: Iterable[int], validation: Iterable[int]) -> HeadData:
@@ -59,6 +62,7 @@ def main() -> None:
     grow(strided, start)
     full = train(heads, FULL_RESOLUTION, arguments.folder / "full", _log.info, start)
     network = train(heads, SCANNER_LIKE, arguments.folder / "scanner_like", _log.info, full)
+    blend(network, full, 1 - LAST_STAGE_SHARE)
     stages = (STRIDED, FULL_RESOLUTION, SCANNER_LIKE)
     write_brain_bundle(network, stages, arguments.folder / "bundle")
 

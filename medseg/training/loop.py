@@ -188,6 +188,20 @@ def _copy_statistics(source: nn.Module, target: nn.Module) -> None:
 
 
 @torch.no_grad()
+def blend(network: nn.Module, other: nn.Module, share: float) -> None:
+    """Move every weight towards another network's, in place.
+
+    Between two stages of one run this keeps the gains of both (Wortsman et al., WiSE-FT, CVPR 2022).
+
+    Args:
+        network: written into.
+        other: of the same layers.
+        share: 0 keeps `network`, 1 takes `other`.
+    """
+    _move_average(network, other, 1 - share)
+
+
+@torch.no_grad()
 def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if mean.is_floating_point():
