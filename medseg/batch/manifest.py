@@ -86,6 +86,12 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def sweep_files(folder: Path) -> None:
+    """Remove files that `whole_file` had begun when their writer was killed; only for a folder of our own."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON with sorted keys, whole or not at all: equal data give equal bytes.
 

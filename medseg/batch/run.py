@@ -30,6 +30,7 @@ from medseg.batch.manifest import (
     publish,
     read_json,
     sweep,
+    sweep_files,
     write_json,
 )
 from medseg.batch.pseudonyms import folder_key
@@ -163,6 +164,8 @@ class _Driver:
         for folder in (self.cases, self.failed):
             folder.mkdir(exist_ok=True)
         sweep(self.cases)
+        for folder in (self.failed, self.output):
+            sweep_files(folder)
         self.ledger.requeue_running()
         self.identity = plain_data(self.task.identity())
 

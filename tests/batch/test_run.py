@@ -284,6 +284,16 @@ def test_a_driver_killed_three_times_leads_to_the_same_bytes(tmp_path: Path) -> 
     kill_and_resume(tmp_path, kills=3, cases=8)
 
 
+def test_files_that_a_killed_driver_had_begun_to_write_are_swept(tmp_path: Path) -> None:
+    inputs, output = write_inputs(tmp_path / "in", ["good", "corrupt"]), tmp_path / "out"
+    assert drive(inputs, output, 0.0).wait(timeout=120) == 0
+    begun = [output / "failed" / ".case-1.json.0a1b2c.part", output / ".summary.csv.0a1b2c.part"]
+    for path in begun:
+        path.write_bytes(b"half")
+    assert drive(inputs, output, 0.0).wait(timeout=120) == 0
+    assert half_written(output) == []
+
+
 @pytest.mark.slow
 def test_a_driver_killed_twenty_times_leads_to_the_same_bytes(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, kills=20, cases=40)
