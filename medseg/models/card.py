@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from medseg.errors import ModelError
@@ -26,6 +26,19 @@ Home = Literal["scores-linear", "labels-nearest"]
 def _require(is_right: bool, expected: str, got: object) -> None:
     if not is_right:
         raise ModelError("BAD_CARD", f"expected {expected}, got {got}; repair the model's recipe")
+
+
+def _told(value: Any) -> Any:
+    """A dataclass as a table of the fields that differ from their defaults.
+
+    So a field that is added later, with a default, leaves the fingerprints of all other cards alone.
+    """
+    if isinstance(value, tuple):
+        return [_told(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    table = {f.name: (getattr(value, f.name), f.default) for f in fields(value)}
+    return {name: _told(content) for name, (content, default) in table.items() if content != default}
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,8 @@ class Card:
         activation: what turns averaged answers into scores.
         threshold: None where the highest score decides; else each channel whose score exceeds it
             claims the voxel, and later channels win over earlier ones.
+        mirror_axes: axes of the card's grid (0, 1, 2) along which its training mirrored, so that a run
+            may average over mirrored windows; none where sides were learned.
         home: whether scores are interpolated to the source grid before the decision, or labels after.
         network: class, arguments, weights.
         notes: what was left out or changed when the recipe was read; not part of the hash.
@@ -121,6 +136,7 @@ class Card:
     home: Home
     network: NetworkRecipe
     threshold: float | None = None
+    mirror_axes: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -135,6 +151,8 @@ class Card:
             axes = [axis for c in self.orientation for axis, pair in enumerate(AXIS_PAIRS) if c in pair]
             fine = len(self.orientation) == 3 and sorted(axes) == [0, 1, 2]
             _require(fine, "axis codes such as RAS", repr(self.orientation))
+        fine = sorted(set(self.mirror_axes) & {0, 1, 2}) == list(self.mirror_axes)
+        _require(fine, "ascending mirror axes of 0, 1, 2", self.mirror_axes)
         self._check_outputs()
 
     def _check_outputs(self) -> None:
@@ -156,8 +174,8 @@ class Card:
     @property
     def sha256(self) -> str:
         """A stable fingerprint of everything that decides the answer, but not of the weights' bytes."""
-        content = asdict(self)
-        del content["notes"]
-        content["intensity"] = [{"step": type(s).__name__, **asdict(s)} for s in self.intensity]
+        content = _told(self)
+        content.pop("notes", None)
+        content["intensity"] = [{"step": type(s).__name__, **_told(s)} for s in self.intensity]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

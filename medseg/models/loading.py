@@ -28,12 +28,15 @@ class Model:
         network: `(1, in_channels, i, j, k)` float32 to `(1, out_channels, i, j, k)`; evaluation mode.
         device: `"cpu"`, `"cuda"` or `"mps"`, where the network is.
         weights_sha256: fingerprint of the weights file; empty for a network made in memory.
+        members: further networks of the same card (folds of a cross-validation), whose answers are
+            averaged with `network`'s before the activation.
     """
 
     card: Card
     network: nn.Module
     device: str = "cpu"
     weights_sha256: str = ""
+    members: tuple[nn.Module, ...] = ()
 
 
 def choose_device(device: str = "auto") -> str:
