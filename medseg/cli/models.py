@@ -45,13 +45,12 @@ def show(name: str, /, *, json: Json = False) -> None:
     """Show what a model says of itself.
 
     Args:
-        name: a name from `medseg models list`, or the folder of a model.
+        name: a name from `medseg models list`, or the path of one.
         json: print one JSON object on standard output.
     """
-    from medseg.models.bundle import read_bundle
-    from medseg.models.registry import find_model
+    from medseg.models.registry import find_model, read_card
 
-    card = read_bundle(find_model(name))
+    card = read_card(find_model(name))
     structures = [{"id": label.id, "name": label.name} for label in card.labels]
     if json:
         print_json(summary(card) | {"labels": structures, "notes": list(card.notes)})

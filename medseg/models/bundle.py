@@ -21,7 +21,8 @@ from medseg.labels import Code, Label, LabelSet, colour_of_id
 from medseg.models.bundle_config import BundleConfig, plain, read_json, refuse_hostile_code
 from medseg.models.bundle_steps import lower_inferer, lower_postprocessing, lower_preprocessing
 from medseg.models.card import Card, NetworkRecipe
-from medseg.models.networks import network_name
+from medseg.models.networks import build_network, network_name
+from medseg.models.weights import BuiltNetwork, file_sha256, load_into, read_weights
 
 METADATA = Path("configs") / "metadata.json"
 INFERENCE = Path("configs") / "inference.json"
@@ -35,11 +36,12 @@ def is_bundle(folder: Path) -> bool:
     return (folder / METADATA).is_file()
 
 
-def read_bundle(folder: Path) -> Card:
+def read_bundle(folder: Path, _trust_code: bool = False) -> Card:
     """Lower a bundle to a card; nothing of it is executed.
 
     Args:
         folder: the bundle's folder.
+        _trust_code: whether the user trusts the bundle's own Python.
 
     Raises:
         ModelError: `BUNDLE_INCOMPLETE`, `BAD_BUNDLE`, `CODE_REFUSED`, `UNSUPPORTED_RECIPE`,
@@ -77,6 +79,24 @@ def read_bundle(folder: Path) -> Card:
         threshold=after.threshold,
         notes=before.notes,
     )
+
+
+def build_bundle(folder: Path, card: Card, _trust_code: bool = False) -> BuiltNetwork:
+    """The network of a bundle's card with its weights.
+
+    Args:
+        folder: the bundle's folder.
+        card: as `read_bundle` gave it.
+        _trust_code: whether the user trusts the bundle's own Python.
+
+    Raises:
+        ModelError: the weights are missing, damaged, refused or those of another network.
+    """
+    weights_file = folder / card.network.weights_file
+    weights = read_weights(weights_file)
+    network, dropped = build_network(card.network.target, card.network.arguments)
+    load_into(network, weights)
+    return BuiltNetwork(network, file_sha256(weights_file), notes=dropped)
 
 
 def _network(config: BundleConfig, folder: Path) -> NetworkRecipe:

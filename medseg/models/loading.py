@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.errors import ModelError, SettingsError
-from medseg.models.bundle import read_bundle
 from medseg.models.card import Card
-from medseg.models.networks import build_network
-from medseg.models.registry import find_model
-from medseg.models.weights import file_sha256, load_into, read_weights
+from medseg.models.formats import format_of
+from medseg.models.registry import find_model, not_a_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,29 +62,33 @@ def choose_device(device: str = "auto") -> str:
     return device
 
 
-def load_model(name_or_path: str | Path, *, device: str = "auto") -> Model:
+def load_model(name_or_path: str | Path, *, device: str = "auto", trust_code: bool = False) -> Model:
     """Read a model and put its network on a device.
 
     Args:
-        name_or_path: name of a bundled or installed model, or the path of a bundle folder.
+        name_or_path: name of a bundled or installed model, or the path of one in any of
+            `medseg.models.formats.FORMATS`.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+        trust_code: let the model's own Python run; otherwise a model that needs it is refused.
 
     Raises:
         ModelNotFoundError: there is no such model.
         ModelError: it is damaged, refused, or its weights do not fit.
         SettingsError: this machine has no such device.
     """
-    folder = find_model(name_or_path)
-    card = read_bundle(folder)
-    weights_file = folder / card.network.weights_file
-    weights = read_weights(weights_file)
+    path = find_model(name_or_path)
+    known = format_of(path)
+    if known is None:
+        raise not_a_model(path)
+    card = known.read(path, trust_code)
     where = choose_device(device)
-    network, dropped = build_network(card.network.target, card.network.arguments)
-    load_into(network, weights)
-    network.requires_grad_(requires_grad=False)
-    card = replace(card, notes=card.notes + dropped)
-    _check_channels(network, card)
-    return Model(card, network.eval().to(where), where, file_sha256(weights_file))
+    built = known.build(path, card, trust_code)
+    networks = [network.eval().to(where) for network in (built.network, *built.members)]
+    for network in networks:
+        network.requires_grad_(requires_grad=False)
+    _check_channels(networks[0], card)
+    card = replace(card, notes=card.notes + built.notes)
+    return Model(card, networks[0], where, built.weights_sha256, tuple(networks[1:]))
 
 
 def _check_channels(network: nn.Module, card: Card) -> None:

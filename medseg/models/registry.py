@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import ModelError, ModelNotFoundError
-from medseg.models.bundle import is_bundle, read_bundle
 from medseg.models.card import Card
+from medseg.models.formats import FORMATS, format_of
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 """Models that come with medseg."""
@@ -55,7 +55,7 @@ def _folders() -> dict[str, tuple[Path, str]]:
     found: dict[str, tuple[Path, str]] = {}
     for shelf, folder in (("bundled", BUNDLED_FOLDER), ("user", user_folder())):
         if folder.is_dir():
-            models = (path for path in sorted(folder.iterdir()) if path.is_dir() and is_bundle(path))
+            models = (path for path in sorted(folder.iterdir()) if format_of(path) is not None)
             found.update({path.name: (path, shelf) for path in models})
     return found
 
@@ -65,17 +65,43 @@ def list_models() -> tuple[ModelEntry, ...]:
     entries = []
     for name, (path, shelf) in sorted(_folders().items()):
         try:
-            entries.append(ModelEntry(name, path, shelf, read_bundle(path)))
+            entries.append(ModelEntry(name, path, shelf, read_card(path)))
         except ModelError as error:
             entries.append(ModelEntry(name, path, shelf, None, f"[{error.code}] {error}"))
     return tuple(entries)
 
 
-def find_model(name_or_path: str | Path) -> Path:
-    """The folder of a model.
+def read_card(path: Path, *, trust_code: bool = False) -> Card:
+    """What the model at a path says of itself, whatever its format; loads no weights.
 
     Args:
-        name_or_path: name from `list_models`, or the path of a model's folder.
+        path: as `find_model` gave it.
+        trust_code: let the model's own Python run; otherwise a model that needs it is refused.
+
+    Raises:
+        ModelNotFoundError: `NOT_A_MODEL`.
+        ModelError: the model is damaged or refused.
+    """
+    known = format_of(path)
+    if known is None:
+        raise not_a_model(path)
+    return known.read(path, trust_code)
+
+
+def not_a_model(path: Path) -> ModelNotFoundError:
+    """The error for a path that exists but holds no model."""
+    return ModelNotFoundError(
+        "NOT_A_MODEL",
+        f"expected a model of a known format ({', '.join(known.description for known in FORMATS)}), "
+        f"got {path.name!r}, which is none",
+    )
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """Where a model lies.
+
+    Args:
+        name_or_path: name from `list_models`, or the path of a model's folder or file.
 
     Raises:
         ModelNotFoundError: `UNKNOWN_MODEL`, naming what there is; `NOT_A_MODEL`, a path that exists
@@ -87,15 +113,12 @@ def find_model(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     with suppress(RuntimeError):  # ~name of nobody: such a path does not exist
         path = path.expanduser()
-    if path.is_dir() and is_bundle(path):
-        return path
     if path.exists():
-        raise ModelNotFoundError(
-            "NOT_A_MODEL",
-            f"expected a MONAI bundle folder with configs/metadata.json, got {path.name!r} without it",
-        )
+        if format_of(path) is None:
+            raise not_a_model(path)
+        return path
     known = ", ".join(sorted(folders)) or "none yet"
     raise ModelNotFoundError(
         "UNKNOWN_MODEL",
-        f"expected the name of a model or a bundle folder, got {path.name!r}; models at hand: {known}",
+        f"expected the name of a model or the path of one, got {path.name!r}; models at hand: {known}",
     )

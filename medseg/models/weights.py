@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,23 @@ _LOAD_ERRORS = (
     struct.error,
 )  # fmt: skip
 """What torch raises for damaged files beside `UnpicklingError`: it promises no type."""
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltNetwork:
+    """A network with its weights, on the CPU, in evaluation mode.
+
+    Attributes:
+        network: `(1, in_channels, i, j, k)` float32 to `(1, out_channels, i, j, k)`.
+        weights_sha256: fingerprint of all weights files.
+        members: further networks of the same card (folds of a cross-validation).
+        notes: what was left out or changed on the way.
+    """
+
+    network: nn.Module
+    weights_sha256: str
+    members: tuple[nn.Module, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def file_sha256(path: Path) -> str:

@@ -1,0 +1,50 @@
+"""The formats that models are published in: one table, from what lies on a disk to a `Card`.
+
+Whoever adds a format writes a module of its own and one line in `FORMATS`; nothing else asks which
+format a model has. `tests/models/test_format_contract.py` holds every line to the same contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.models.bundle import build_bundle, is_bundle, read_bundle
+
+if TYPE_CHECKING:
+    from medseg.models.card import Card
+    from medseg.models.weights import BuiltNetwork
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    """One way in which models are published.
+
+    Attributes:
+        name: one word, such as `"monai-bundle"`.
+        description: what of it is read, for people.
+        is_it: whether a path holds this format; cheap, runs nothing of it, imports nothing heavy,
+            raises nothing.
+        read: the card of a path; loads no weights. The flag says whether the user trusts the model's
+            own code; where it is false nothing of the model is executed.
+        build: the network of a card with its weights, on the CPU, in evaluation mode.
+    """
+
+    name: str
+    description: str
+    is_it: Callable[[Path], bool]
+    read: Callable[[Path, bool], Card]
+    build: Callable[[Path, Card, bool], BuiltNetwork]
+
+
+FORMATS: tuple[ModelFormat, ...] = (
+    ModelFormat("monai-bundle", "MONAI bundle folder", is_bundle, read_bundle, build_bundle),
+)
+"""Every format, the most telling sign first."""
+
+
+def format_of(path: Path) -> ModelFormat | None:
+    """The format of a folder or file, or None where it is no model."""
+    return next((known for known in FORMATS if known.is_it(path)), None)

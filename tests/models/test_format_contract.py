@@ -1,0 +1,101 @@
+"""Every format of models answers to one contract; a format joins by one entry in `MAKERS`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_bundle import write_tiny_bundle
+
+from medseg.errors import ModelNotFoundError
+from medseg.models.formats import FORMATS, ModelFormat, format_of
+from medseg.models.loading import load_model
+from medseg.models.registry import find_model, read_card
+
+
+def _bundle(folder: Path) -> Path:
+    return write_tiny_bundle(folder / "tiny")
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "monai-bundle": _bundle,
+}
+"""Format name to what writes a small model of that format below a folder and returns its path."""
+
+CASES = [pytest.param(known, id=known.name) for known in FORMATS]
+
+
+def made(known: ModelFormat, tmp_path: Path) -> Path:
+    return MAKERS[known.name](tmp_path)
+
+
+def test_every_format_has_an_example_and_a_name_of_its_own() -> None:
+    assert sorted(MAKERS) == sorted(known.name for known in FORMATS)
+
+
+@pytest.mark.parametrize("known", CASES)
+def test_exactly_this_format_is_recognised(known: ModelFormat, tmp_path: Path) -> None:
+    path = made(known, tmp_path)
+    assert next(other.name for other in FORMATS if other.is_it(path)) == known.name
+    assert format_of(path) is known
+    assert format_of(tmp_path / "nothing here") is None
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.zip").write_bytes(b"")
+    (tmp_path / "noise.pt").write_bytes(bytes(range(256)) * 40)
+    assert not any(known.is_it(tmp_path / name) for name in ("empty", "empty.zip", "noise.pt"))
+
+
+@pytest.mark.parametrize("known", CASES)
+def test_the_card_comes_without_weights_and_is_the_same_every_time(
+    known: ModelFormat, tmp_path: Path
+) -> None:
+    path = made(known, tmp_path)
+    card = read_card(path)
+    assert card == read_card(path)
+    assert card.sha256 == read_card(path).sha256
+    assert len(card.labels) >= 1
+    assert load_model(path, device="cpu").card.sha256 == card.sha256
+
+
+@pytest.mark.parametrize("known", CASES)
+def test_the_network_answers_a_window_of_the_card(known: ModelFormat, tmp_path: Path) -> None:
+    model = load_model(made(known, tmp_path), device="cpu")
+    size = model.card.window.size
+    for network in (model.network, *model.members):
+        assert not network.training
+        assert not any(p.requires_grad for p in network.parameters())
+        with torch.inference_mode():
+            scores = network(torch.zeros(1, model.card.in_channels, *size))
+        scores = scores if isinstance(scores, torch.Tensor) else scores[0]
+        assert tuple(scores.shape) == (1, model.card.out_channels, *size)
+    assert len(model.weights_sha256) == 64
+
+
+@pytest.mark.parametrize("known", CASES)
+def test_reading_a_card_loads_no_monai_and_the_command_shows_it(known: ModelFormat, tmp_path: Path) -> None:
+    path = made(known, tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from medseg.models.formats import format_of; "
+        f"assert format_of(Path({str(path)!r})) is not None; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'monai', 'scipy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "medseg.cli.main", "models", "show", str(path), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["sha256"] == read_card(path).sha256
+
+
+def test_a_path_without_a_model_says_what_would_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        find_model(tmp_path)
+    assert caught.value.code == "NOT_A_MODEL"
+    assert all(known.description in str(caught.value) for known in FORMATS)
