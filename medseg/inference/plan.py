@@ -95,7 +95,7 @@ def plan_inference(
     """Decide grid and windows, and compute the peak memory, before anything is allocated.
 
     Args:
-        source: grid of the scan; its voxels are taken to be in memory already.
+        source: grid of the scan; its voxels are taken to be in memory already, those of every channel.
         model: card and network.
         settings: overlap and memory limit; without one, the memory of the machine where the network
             runs on its processor.
@@ -142,12 +142,13 @@ def _memory(source: Geometry, grid: Geometry, windows: WindowGrid, model: Model)
             f"expected a network that takes windows of {windows.size} voxels, got an error ({error}); "
             "repair roi_size or the network's arguments",
         ) from error
-    image = math.prod(windows.padded_shape) * FLOAT_BYTES
+    image = card.in_channels * math.prod(windows.padded_shape) * FLOAT_BYTES
     if windows.padded_shape != windows.image_shape:
-        image += grid.voxels * FLOAT_BYTES
+        image += card.in_channels * grid.voxels * FLOAT_BYTES
+    others = card.in_channels * grid.voxels if card.in_channels > 1 else 0
     return MemoryPlan(
         program=resident_bytes() + RUNTIME_BYTES,
-        preparation=(3 * max(source.voxels, grid.voxels) + 2 * grid.voxels) * FLOAT_BYTES,
+        preparation=(3 * max(source.voxels, grid.voxels) + 2 * grid.voxels + others) * FLOAT_BYTES,
         image=image,
         slab=slab + flush,
         network=network,

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.errors import DeviceMemoryError, ModelError, VolumeError
+from medseg.geometry import Geometry
 from medseg.inference.home import LabelArray, WayHome, way_home
 from medseg.inference.importance import importance_map
 from medseg.inference.plan import FLUSH_PLANES, InferencePlan, plan_inference
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.slab import Slab
 from medseg.inference.windows import Triple
-from medseg.preprocess.prepare import check_volume, prepare, straight_grid, without_gaps
+from medseg.preprocess.channels import as_channels, require_one_grid
+from medseg.preprocess.intensity import FloatArray
+from medseg.preprocess.prepare import check_volume, prepare_channels, straight_grid, without_gaps
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.resample import resample_labels, resample_volume
 from medseg.volume import LabelVolume, Volume
@@ -31,7 +34,7 @@ STAGE = "segment"
 
 
 def predict(
-    volume: Volume,
+    volume: Volume | Sequence[Volume],
     model: Model,
     settings: InferenceSettings | None = None,
     progress: ProgressCallback = silent,
@@ -43,51 +46,57 @@ def predict(
     labels go back to the sheared one by the nearest voxel.
 
     Args:
-        volume: one channel, any orientation and spacing.
+        volume: one image of any orientation and spacing, or several on one grid, in the order of the
+            card's channels (`medseg.preprocess.channels.on_first_grid` brings them there).
         model: card and network.
         settings: overlap, memory limit, threads.
         progress: told after every window.
         cancel: looked at before every window.
 
     Returns:
-        Labels on `volume.geometry`, with the card's label set.
+        Labels on the grid of the image(s), with the card's label set.
 
     Raises:
         VolumeError: the volume is no 3D scan; codes as in `check_volume`.
-        ModelError: the network answers what it should not.
+        GeometryError: `GRID_MISMATCH`, images on several grids.
+        ModelError: more or fewer images than the card has channels, or a network that answers what it
+            should not.
         DeviceMemoryError: the plan exceeds the limit, or the device is full.
         CancelledError: a stop was asked for.
     """
     settings = settings or InferenceSettings()
     cancel = cancel or CancelToken()
-    if model.card.in_channels != 1:
-        raise ModelError(
-            "CHANNELS_MISMATCH",
-            f"expected a model of 1 input image, got one of {model.card.in_channels}; choose another model",
-        )
-    straight = straight_grid(volume.geometry)
-    if straight is not volume.geometry:
-        check_volume(volume)
-        filled, lowest = without_gaps(volume)
-        upright = resample_volume(filled, straight, fill=lowest)
+    volumes = as_channels(volume, model.card)
+    require_one_grid(volumes)
+    source = volumes[0].geometry
+    straight = straight_grid(source)
+    if straight is not source:
+        upright = tuple(_upright(one, straight) for one in volumes)
         labels = predict(upright, model, settings, progress, cancel)
-        return resample_labels(labels, volume.geometry)
-    plan = plan_inference(volume.geometry, model, settings)
+        return resample_labels(labels, source)
+    plan = plan_inference(source, model, settings)
     cancel.check()
-    prepared = prepare(volume, model.card)
+    prepared = prepare_channels(volumes, model.card)
     codes = model.card.orientation
-    target = volume.geometry.reorient(codes) if codes is not None else volume.geometry
+    target = source.reorient(codes) if codes is not None else source
     home = way_home(plan.grid, target, model.card)
     with _torch_state(settings.threads):
         _run_windows(prepared, plan, model, home, progress, cancel)
-    array = _turned_back(home.labels(), volume, codes)
-    return LabelVolume(array, volume.geometry, model.card.labels)
+    array = _turned_back(home.labels(), source, codes)
+    return LabelVolume(array, source, model.card.labels)
 
 
-def _turned_back(array: LabelArray, volume: Volume, codes: str | None) -> LabelArray:
+def _upright(volume: Volume, straight: Geometry) -> Volume:
+    """A sheared volume on a grid of right angles."""
+    check_volume(volume)
+    filled, lowest = without_gaps(volume)
+    return resample_volume(filled, straight, fill=lowest)
+
+
+def _turned_back(array: LabelArray, source: Geometry, codes: str | None) -> LabelArray:
     """Undo the reorientation exactly, whatever the source's axes are."""
     if codes is not None:
-        axes, flips = volume.geometry.orientation_steps(codes)
+        axes, flips = source.orientation_steps(codes)
         array = np.flip(array, flips).transpose(np.argsort(axes))
     return np.ascontiguousarray(array)
 
@@ -108,7 +117,7 @@ def _torch_state(threads: int) -> Iterator[None]:
 
 
 def _run_windows(
-    prepared: Volume,
+    prepared: FloatArray,
     plan: InferencePlan,
     model: Model,
     home: WayHome,
@@ -133,11 +142,11 @@ def _run_windows(
         _send_home(slab, home, plan, first, end)
 
 
-def _padded(prepared: Volume, plan: InferencePlan, recipe: SlidingWindow) -> Tensor:
-    """The image as `(1, 1, i, j, k)`, filled up to at least one window."""
+def _padded(prepared: FloatArray, plan: InferencePlan, recipe: SlidingWindow) -> Tensor:
+    """The images `(channels, i, j, k)` as `(1, channels, i, j, k)`, filled up to at least one window."""
     import torch
 
-    image = torch.from_numpy(prepared.array)[None, None]
+    image = torch.from_numpy(prepared)[None]
     before, after = plan.windows.before, plan.windows.after
     if not any((*before, *after)):
         return image
@@ -145,12 +154,12 @@ def _padded(prepared: Volume, plan: InferencePlan, recipe: SlidingWindow) -> Ten
     if recipe.padding_mode == "constant":
         return torch.nn.functional.pad(image, widths, value=recipe.padding_value)
     room = 1 if recipe.padding_mode == "reflect" else 0
-    most = [n - room for n in prepared.geometry.shape]
+    most = [n - room for n in prepared.shape[1:]]
     if recipe.padding_mode != "replicate" and any(a > m for a, m in zip(after, most, strict=True)):
         raise VolumeError(
             "TOO_SMALL",
             f"expected a scan of at least half a window of {plan.windows.size} voxels, got "
-            f"{prepared.geometry.shape} after resampling; choose another model",
+            f"{prepared.shape[1:]} after resampling; choose another model",
         )
     return torch.nn.functional.pad(image, widths, mode=recipe.padding_mode)
 

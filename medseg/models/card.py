@@ -112,6 +112,8 @@ class Card:
             claims the voxel, and later channels win over earlier ones.
         mirror_axes: axes of the card's grid (0, 1, 2) along which its training mirrored, so that a run
             may average over mirrored windows; none where sides were learned.
+        channel_names: of the input images in their order, such as `("T1c", "T1", "T2", "FLAIR")`; empty
+            where the recipe does not say.
         home: whether scores are interpolated to the source grid before the decision, or labels after.
         network: class, arguments, weights.
         notes: what was left out or changed when the recipe was read; not part of the hash.
@@ -137,6 +139,7 @@ class Card:
     network: NetworkRecipe
     threshold: float | None = None
     mirror_axes: tuple[int, ...] = ()
+    channel_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -153,6 +156,10 @@ class Card:
             _require(fine, "axis codes such as RAS", repr(self.orientation))
         fine = sorted(set(self.mirror_axes) & {0, 1, 2}) == list(self.mirror_axes)
         _require(fine, "ascending mirror axes of 0, 1, 2", self.mirror_axes)
+        fine = len(self.channel_names) in (0, self.in_channels)
+        _require(fine, f"{self.in_channels} names of input channels", self.channel_names)
+        fine = len({name.strip().lower() for name in self.channel_names}) == len(self.channel_names)
+        _require(fine, "names of input channels that differ", self.channel_names)
         self._check_outputs()
 
     def _check_outputs(self) -> None:

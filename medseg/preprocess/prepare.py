@@ -8,6 +8,7 @@ the world. A sheared grid (gantry tilt) is first resampled onto a grid of right 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from medseg.errors import GeometryError, VolumeError
 from medseg.geometry import MAX_VOXELS, Geometry
 from medseg.models.card import Card
-from medseg.preprocess.intensity import apply_intensity
+from medseg.preprocess.intensity import FloatArray, apply_intensity
 from medseg.resample import resample_volume
 from medseg.volume import Volume
 
@@ -174,3 +175,24 @@ def prepare(volume: Volume, card: Card) -> Volume:
     filled, low = without_gaps(volume)
     on_grid = resample_volume(filled, grid, fill=low)
     return replace(on_grid, array=apply_intensity(on_grid.array, card.intensity))
+
+
+def prepare_channels(volumes: Sequence[Volume], card: Card) -> FloatArray:
+    """Prepare every image of a case.
+
+    Args:
+        volumes: in the order of the card's channels, all on one grid of right angles.
+        card: as in `prepare`.
+
+    Returns:
+        `(channels, i, j, k)` float32 on `card_grid(volumes[0].geometry, card)`.
+
+    Raises:
+        VolumeError: as `check_volume`.
+    """
+    if len(volumes) == 1:
+        return prepare(volumes[0], card).array[None]
+    result = np.empty((len(volumes), *card_grid(volumes[0].geometry, card).shape), dtype=np.float32)
+    for channel, volume in zip(result, volumes, strict=True):
+        channel[:] = prepare(volume, card).array
+    return result

@@ -79,7 +79,7 @@ def our_scores(volume: Volume, model: Model) -> Tensor:
     recorder = Recorder()
     plan = plan_inference(volume.geometry, model)
     with torch.inference_mode():
-        engine._run_windows(volume, plan, model, recorder, silent, CancelToken())
+        engine._run_windows(volume.array[None], plan, model, recorder, silent, CancelToken())
         return torch.cat(recorder.planes, dim=3)
 
 
