@@ -180,6 +180,18 @@ def series(count: int = SLICES) -> list[Image]:
     return [image(n) for n in range(count)]
 
 
+def time_points(count: int) -> list[Image]:
+    """A series of several time points; each adds its number from 0 to every stored value."""
+    images = []
+    for t in range(count):
+        for n in range(SLICES):
+            one = image(n).put(0x00200100, "IS", text(str(t + 1)))
+            one = one.put(0x00080018, "UI", uid(f"{ROOT}.5.{t + 1}.{n + 1}"))
+            one = one.put(0x00200013, "IS", text(str(100 * (t + 1) + n)))
+            images.append(one.put(PIXELS, "OW", (pixels_of(n) + t).tobytes()))
+    return images
+
+
 def write(folder: Path, images: list[Image]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for n, one in enumerate(images):

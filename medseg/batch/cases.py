@@ -18,11 +18,14 @@ class Source:
         path: an image file, or the folder, DICOMDIR or zip that holds a series.
         series_uid: which series; empty for an image file.
         files: the files that hold its content; their bytes decide whether a case is done already.
+        volume: which volume of a series of several: its number, from 1, or the fingerprint of its planes;
+            None where there is one.
     """
 
     path: Path = field(repr=False)
     series_uid: str = field(default="", repr=False)
     files: tuple[Path, ...] = field(default=(), repr=False)
+    volume: int | str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Found:
         code: stable reason why it is not read, or empty.
         reason: the same for people, without a patient value.
         is_failure: whether it is a scan that should have been readable, not something else.
+        part: what its name ends with where one identity gives several cases, such as `v03`.
     """
 
     sources: tuple[Source, ...] = field(repr=False)
@@ -44,6 +48,7 @@ class Found:
     code: str = ""
     reason: str = ""
     is_failure: bool = False
+    part: str = ""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -100,15 +105,15 @@ def plan_batch(found: Sequence[Found], key: bytes, *, plain_names: bool = False)
         key: of the pseudonyms.
         plain_names: name cases as the inputs are called.
     """
-    single = list({(one.identity, one.places, one.code): one for one in found}.values())
-    twins = Counter(one.identity for one in single)
-    wanted = [safe_name(one.label) if plain_names else "" for one in single]
+    single = list({(one.identity, one.places, one.code, one.part): one for one in found}.values())
+    twins = Counter((one.identity, one.part) for one in single)
+    wanted = [_with_part(safe_name(one.label), one.part) if plain_names else "" for one in single]
     taken = Counter(name.casefold() for name in wanted)
     cases: list[Case] = []
     refused: list[Refused] = []
     for one, plain in zip(single, wanted, strict=True):
-        words = one.identity if twins[one.identity] == 1 else (*one.identity, *one.places, one.code)
-        hidden = pseudonym(key, words)
+        words = one.identity if twins[one.identity, one.part] == 1 else (*one.identity, *one.places, one.code)
+        hidden = _with_part(pseudonym(key, words), one.part)
         is_taken = taken[plain.casefold()] > 1
         name = f"{plain}-{hidden.removeprefix('case-')}" if plain and is_taken else plain
         if one.code:
@@ -119,3 +124,7 @@ def plan_batch(found: Sequence[Found], key: bytes, *, plain_names: bool = False)
     return BatchPlan(
         tuple(sorted(cases, key=lambda case: case.name)), tuple(sorted(refused, key=lambda one: one.name))
     )
+
+
+def _with_part(name: str, part: str) -> str:
+    return f"{name}-{part}" if name and part else name

@@ -26,6 +26,7 @@ from medseg.progress import CancelToken, ProgressCallback, silent
 IMAGE_COLUMN = "image"
 CASE_COLUMN = "case"
 SERIES_COLUMN = "series"
+VOLUME_COLUMN = "volume"
 _DATA_OF_PAIRS = (".img", ".img.gz")
 
 
@@ -136,23 +137,32 @@ def _series(
         files[header.study_uid, header.series_uid].append(header)
     with SourceReader() as reader:
         stacks = stacks_of(headers, lambda header: pixel_digest(reader, header))
-    seen: set[tuple[str, ...]] = set()
+    refused: set[tuple[str, ...]] = set()
     for stack in stacks:
-        code = "" if stack.problem is None else stack.problem.code
+        is_filled = is_filling and stack.geometry is not None and stack.geometry.kind == "missing"
+        whole = replace(stack, problem=None) if is_filled else stack
+        code = "" if whole.problem is None else whole.problem.code
         identity = ("series", stack.study_uid, stack.series_uid)
-        if (*identity, code) not in seen:
-            seen.add((*identity, code))
-            is_filled = is_filling and stack.geometry is not None and stack.geometry.kind == "missing"
-            whole = replace(stack, problem=None) if is_filled else stack
+        if (*identity, code) not in refused:
+            if code:
+                refused.add((*identity, code))
             yield _of_stack(whole, identity, files[stack.study_uid, stack.series_uid])
 
 
 def _of_stack(stack: Stack, identity: tuple[str, ...], headers: Sequence[ImageHeader]) -> Found:
-    """A series as an input. Its place is the smallest folder that holds it: soon looked through again."""
+    """A series, or one volume of several in it, as an input.
+
+    Its place is the smallest folder that holds the series. Of one volume of several, only its own files
+    are read again, and only they decide whether it is done already.
+    """
     paths = sorted({header.file.path.absolute() for header in headers})
     is_inside_zip = any(header.file.member for header in headers)
     place = paths[0] if is_inside_zip else Path(os.path.commonpath([path.parent for path in paths]))
     source = Source(place, stack.series_uid, tuple(paths))
+    if stack.problem is None and stack.count > 1:
+        own = tuple(sorted({member.header.file.path.absolute() for member in stack.members}))
+        part = replace(source, files=own, volume=stack.fingerprint)
+        return Found((part,), identity, stack.series_uid, part=f"v{stack.number:03}")
     if stack.problem is None:
         return Found((source,), identity, stack.series_uid)
     members = [Path(header.file.member) for header in headers if header.file.member]
@@ -166,8 +176,8 @@ def read_table(path: Path) -> list[Found]:
     """Cases from a CSV table, one per row.
 
     Columns: `image`, and `image2`, `image3`, … where the model takes several; `case`, a name of the
-    row, and `series`, the UID of the series where `image` is a folder or zip, may be left out. Paths
-    count from the table's folder.
+    row, `series`, the UID of the series where `image` is a folder or zip, and `volume`, the number of a
+    volume in a series of several, may be left out. Paths count from the table's folder.
 
     Raises:
         ReadError: `BAD_TABLE`, `FILE_NOT_FOUND`.
@@ -197,9 +207,16 @@ def _row(row: dict[str, str], images: Sequence[str], folder: Path, line: int) ->
         raise ReadError(
             "BAD_TABLE", f"expected a path in column `image`, got none in line {line}; fill it in"
         )
-    sources = tuple(_table_source(folder / cell, row.get(SERIES_COLUMN, "")) for cell in cells)
+    number = row.get(VOLUME_COLUMN, "")
+    if number and not (number.isascii() and number.isdigit() and int(number)):
+        raise ReadError("BAD_TABLE", f"expected a number from 1 in column `volume`, got other in line {line}")
+    sources = tuple(
+        replace(_table_source(folder / cell, row.get(SERIES_COLUMN, "")), volume=int(number or 0) or None)
+        for cell in cells
+    )
     name = row.get(CASE_COLUMN, "")
-    return Found(sources, ("row", name) if name else ("file", *cells), name or Path(cells[0]).name)
+    part = f"v{int(number):03}" if number and not name else ""
+    return Found(sources, ("row", name) if name else ("file", *cells), name or Path(cells[0]).name, part=part)
 
 
 def _table_source(path: Path, series_uid: str) -> Source:

@@ -198,7 +198,11 @@ class _Driver:
     def _key(self, case: Case) -> str:
         """Content of the inputs, and all that decides what comes out; names do not count."""
         content = [
-            [source.series_uid, *sorted(self.ledger.sha256(path) for path in source.files)]
+            [
+                source.series_uid,
+                *([] if source.volume is None else [str(source.volume)]),
+                *sorted(self.ledger.sha256(path) for path in source.files),
+            ]
             for source in case.sources
         ]
         text = json.dumps([content, self.identity], sort_keys=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,8 @@ from medseg.io.dicom_source import DicomVolume
 from medseg.io.dicom_volume import Irregular
 from medseg.io.formats import read_volume
 from medseg.io.notices import ReadNotice
-from medseg.models.bundle import read_bundle
 from medseg.models.loading import Model, load_model
-from medseg.models.registry import find_model
-from medseg.models.weights import file_sha256
+from medseg.models.registry import find_model, model_fingerprint, read_card
 from medseg.pipeline import segment
 from medseg.progress import Progress, ProgressCallback
 from medseg.result import Result, settings_data, software_versions
@@ -137,15 +134,14 @@ def segmentation_task(
     """
     settings = settings or InferenceSettings()
     folder = find_model(model).absolute()
-    card = read_bundle(folder)
+    card = read_card(folder)
     for name in separate:
         card.labels.find(name)
-    weights = file_sha256(folder / card.network.weights_file)
     if settings.threads == 0 and workers > 1:
         settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // workers))
     return SegmentationTask(
         folder,
-        hashlib.sha256(f"{card.sha256} {weights}".encode()).hexdigest(),
+        model_fingerprint(folder),
         settings,
         tuple(separate),
         separation or SeparationSettings(),
@@ -161,8 +157,13 @@ def _loaded(model: Path, device: str) -> Model:
 
 
 def _read(source: Source, irregular: Irregular) -> Volume:
-    if source.series_uid or source.path.is_dir():
-        return read_series(source.files or source.path, source.series_uid or None, irregular=irregular)
+    if source.series_uid or source.volume or source.path.is_dir():
+        return read_series(
+            source.files or source.path,
+            source.series_uid or None,
+            volume=source.volume,
+            irregular=irregular,
+        )
     return read_volume(source.path)
 
 

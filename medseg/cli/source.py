@@ -18,12 +18,20 @@ class SourceFlags:
 
     Attributes:
         series: UID of a DICOM series, or empty where the path holds one volume.
+        volume: number of a volume in that series, from 1; 0 where it holds one.
         irregular: what to do with DICOM slices that do not lie as a grid.
     """
 
     series: str = field(
         default="",
         metadata={"help": "UID of the series, where a path holds several (`medseg series` lists them)"},
+    )
+    volume: int = field(
+        default=0,
+        metadata={
+            "help": "which volume of a series of several (time points, echoes), from 1; 0 where it has one",
+            "min": 0,
+        },
     )
     irregular: Irregular = field(
         default="resample",
@@ -43,8 +51,8 @@ def read_source(path: Path, flags: SourceFlags) -> Volume:
     """
     from medseg.io.formats import is_dicom_place, read_volume
 
-    if flags.series or is_dicom_place(path):
+    if flags.series or flags.volume or is_dicom_place(path):
         from medseg.io.dicom_series import read_series
 
-        return read_series(path, flags.series or None, irregular=flags.irregular)
+        return read_series(path, flags.series or None, volume=flags.volume or None, irregular=flags.irregular)
     return read_volume(path)

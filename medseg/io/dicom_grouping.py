@@ -7,9 +7,10 @@ its whole series untrusted: a volume without a slice is worse than none.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +38,9 @@ class Stack:
         problem: why it is not read; None where it can be. A stack of missing slices has one and may
             still be bridged on request.
         notes: what was odd but harmless.
+        number: which of its series' stacks it is, from 1, in the scanner's order; 0 where its planes could
+            not be placed.
+        count: how many stacks of placed planes its series has.
     """
 
     study_uid: str
@@ -47,6 +51,17 @@ class Stack:
     geometry: StackGeometry | None
     problem: Problem | None
     notes: tuple[str, ...] = ()
+    number: int = 0
+    count: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the planes that it is made of, whatever their files are called and in whatever order."""
+        planes = sorted(
+            repr((m.header.sop_instance_uid, m.sequence, m.plane.tile, m.plane.position_mm, m.plane.keys))
+            for m in self.members
+        )
+        return hashlib.sha256("\n".join(planes).encode()).hexdigest()
 
 
 def stacks_of(headers: Iterable[ImageHeader], digest: Digest) -> tuple[Stack, ...]:
@@ -57,7 +72,8 @@ def stacks_of(headers: Iterable[ImageHeader], digest: Digest) -> tuple[Stack, ..
         digest: hash of an object's pixels.
 
     Returns:
-        stacks in order of their first file; those of one series stand together, what was set aside last.
+        stacks of one series stand together, in the scanner's order, what was set aside last; series are in
+        order of their first file.
     """
     series: dict[tuple[str, str, str], list[ImageHeader]] = defaultdict(list)
     for header in headers:
@@ -89,7 +105,13 @@ def _stacks_of_series(headers: Sequence[ImageHeader], digest: Digest) -> list[St
     for members in _alike(images):
         parts, split_notes = split_volumes(members, digest)
         stacks += [_stack(part, notes + split_notes) for part in parts]
-    return stacks + aside
+    return _numbered(stacks) + aside
+
+
+def _numbered(stacks: Sequence[Stack]) -> list[Stack]:
+    """Stacks in an order that no name of a file decides."""
+    ordered = sorted(stacks, key=lambda s: (min(m.sequence for m in s.members), s.fingerprint))
+    return [replace(stack, number=n, count=len(ordered)) for n, stack in enumerate(ordered, start=1)]
 
 
 def _stack(members: Sequence[Member], notes: tuple[str, ...]) -> Stack:

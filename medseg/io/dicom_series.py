@@ -26,6 +26,7 @@ from medseg.io.notices import notices_kept, notify
 from medseg.progress import CancelToken, ProgressCallback, silent
 
 _SHOWN_CODES = 4
+_SHOWN_NUMBERS = 6
 
 Place = str | os.PathLike[str]
 
@@ -89,6 +90,7 @@ def read_series(
     path: Place | Sequence[Place],
     series_uid: str | None = None,
     *,
+    volume: int | str | None = None,
     irregular: Irregular = "resample",
     suv: bool = False,
     progress: ProgressCallback = silent,
@@ -100,6 +102,8 @@ def read_series(
         path: folder tree, DICOMDIR, zip, or one DICOM file; or a list of files, where they are known, so
             that a large folder need not be looked through.
         series_uid: which series; may be left out where there is one.
+        volume: which of the series' volumes, from 1, in the scanner's order, or a `Stack.fingerprint`; may be
+            left out where there is one.
         irregular: `"resample"` slices that are tilted or unevenly spaced, with a notice and on the
             record; `"reject"` them; `"fill"` as `"resample"`, and bridge missing slices too.
         suv: turn PET from Bq/ml into standardised uptake values by body weight.
@@ -111,20 +115,21 @@ def read_series(
 
     Raises:
         ReadError: the series' own code where it is refused; `SEVERAL_SERIES`, `SEVERAL_VOLUMES` where
-            there is a choice to make; `NO_SERIES`, `NO_IMAGES` where there is none to read; `NO_SUV`.
+            there is a choice to make; `NO_SERIES`, `NO_VOLUME`, `NO_IMAGES` where there is none to read;
+            `NO_SUV`.
         CancelledError: a stop was asked for.
     """
     with notices_kept() as notices, _stacks(path, silent, cancel) as (stacks, reader):
-        chosen = _chosen(stacks, series_uid, irregular)
+        chosen = _chosen(stacks, series_uid, volume, irregular)
         _tell_of_strays(stacks)
-        volume = volume_of(chosen, reader, irregular, progress, cancel)
-        if suv and volume.dicom is not None:
-            factor = suv_factor(reader, volume.dicom.files)
-            notes = (*volume.dicom.notes, "SUV: by body weight, from Bq/ml")
-            source = replace(volume.dicom, notes=notes)
-            volume = replace(volume, array=volume.array * np.float32(factor), dicom=source)
-        _tell(volume)
-    return replace(volume, notes=tuple(notices))
+        found = volume_of(chosen, reader, irregular, progress, cancel)
+        if suv and found.dicom is not None:
+            factor = suv_factor(reader, found.dicom.files)
+            notes = (*found.dicom.notes, "SUV: by body weight, from Bq/ml")
+            source = replace(found.dicom, notes=notes)
+            found = replace(found, array=found.array * np.float32(factor), dicom=source)
+        _tell(found)
+    return replace(found, notes=tuple(notices))
 
 
 def read_all(
@@ -148,7 +153,7 @@ def read_all(
         cancel: stops between slices.
 
     Yields:
-        volumes in order of their first file.
+        volumes of one series in the scanner's order, series in order of their first file.
 
     Raises:
         ReadError: the path cannot be looked into, or `NO_SERIES`, `NO_IMAGES`.
@@ -200,7 +205,9 @@ def _is_readable(stack: Stack, irregular: Irregular) -> bool:
     return stack.problem is None and (kind == "regular" or irregular != "reject")
 
 
-def _chosen(stacks: tuple[Stack, ...], series_uid: str | None, irregular: Irregular) -> Stack:
+def _chosen(
+    stacks: tuple[Stack, ...], series_uid: str | None, volume: int | str | None, irregular: Irregular
+) -> Stack:
     of_series = [s for s in stacks if series_uid in (None, s.series_uid)]
     # A refusal of the policy is said by the volume's own reader, so it counts as a candidate here.
     candidates = [s for s in of_series if s.problem is None or _is_readable(s, irregular)]
@@ -212,13 +219,29 @@ def _chosen(stacks: tuple[Stack, ...], series_uid: str | None, irregular: Irregu
             f"expected one readable series, got {len({(s.study_uid, s.series_uid) for s in candidates})};"
             " name one by its series UID (`medseg series PATH` lists them), or read all",
         )
+    if volume is not None:
+        return _of_number(candidates, volume)
     if len(candidates) > 1:
+        numbers = ", ".join(str(s.number) for s in candidates[:_SHOWN_NUMBERS])
         raise ReadError(
             "SEVERAL_VOLUMES",
             f"expected one volume, got a series of {len(candidates)} (time points, echoes, orientations);"
-            " read all and choose",
+            f" name one by its number ({numbers}{', …' if len(candidates) > _SHOWN_NUMBERS else ''}), or"
+            " read all",
         )
     return candidates[0]
+
+
+def _of_number(candidates: list[Stack], volume: int | str) -> Stack:
+    """The volume of a number or fingerprint."""
+    matching = [s for s in candidates if volume in (s.number, s.fingerprint)]
+    if len(matching) != 1:
+        raise ReadError(
+            "NO_VOLUME",
+            f"expected a volume of that number in the series, got one of {candidates[0].count} others, or"
+            " files that changed; look at the series anew",
+        )
+    return matching[0]
 
 
 def _nothing(stacks: list[Stack], series_uid: str | None) -> ReadError:

@@ -74,7 +74,7 @@ def volume_of(
     shape = (rows_last.shape[0], rows_last.shape[1], rows_last.shape[2])
     geometry = Geometry(shape, ras_from_lps(affine))
     source = _source_of(stack, geometry, kind, notes)
-    name = f"dicom:{stack.series_uid}"
+    name = f"dicom:{stack.series_uid}" + (f" volume {stack.number}" if stack.count > 1 else "")
     return DicomVolume(rows_last, geometry, stack.modality, name, dicom=source)
 
 

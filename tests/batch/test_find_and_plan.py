@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from dicom_bytes import SLICES, pixels_of, time_points, write
 from dicom_makers import line, make_source, uid
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +173,47 @@ def test_a_zip_is_one_source_of_its_series(shared_data: Path, tmp_path: Path) ->
     inputs = find_inputs([tmp_path])
     assert {one.sources[0].path for one in inputs} == {tmp_path / "study.zip"}
     assert {one.sources[0].files for one in inputs} == {(tmp_path / "study.zip",)}
+
+
+def test_each_volume_of_a_series_is_a_case_of_its_own(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a" / "series", time_points(3))
+    cases = plan_batch(find_inputs([folder]), KEY).cases
+    assert [case.name[-5:] for case in cases] == ["-v001", "-v002", "-v003"]
+    assert len({case.name[:-5] for case in cases}) == 1
+    for t, case in enumerate(cases):
+        (source,) = case.sources
+        assert len(source.files) == SLICES
+        array = read_series(source.files, source.series_uid, volume=source.volume).array
+        assert array[0, 0, 0] == int(pixels_of(0)[0, 0]) + t - 1024
+
+
+def test_names_of_volumes_stay_when_files_are_renamed_moved_or_join(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", time_points(2))
+    before = {case.name: case.sources[0].volume for case in plan_batch(find_inputs([folder]), KEY).cases}
+    moved = write(tmp_path / "b" / "c", time_points(3))
+    for path in moved.iterdir():
+        path.rename(path.with_name(f"{999 - int(path.name)}.dcm"))
+    after = {case.name: case.sources[0].volume for case in plan_batch(find_inputs([moved]), KEY).cases}
+    assert len(after) == 3
+    assert before.items() <= after.items()
+
+
+def test_volumes_of_a_zip_and_of_a_table_are_read_by_their_number(tmp_path: Path) -> None:
+    folder = write(tmp_path / "series", time_points(3))
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    (tmp_path / "cases.csv").write_text("image,volume\nseries,1\nseries.zip,2\n")
+    found = find_inputs([tmp_path / "series.zip", tmp_path / "cases.csv"])
+    firsts = []
+    for one in found:
+        (source,) = one.sources
+        volume = read_series(source.files, source.series_uid or None, volume=source.volume)
+        firsts.append(int(volume.array[0, 0, 0]) + 1024 - int(pixels_of(0)[0, 0]))
+    assert firsts == [0, 1, 2, 0, 1]
+    (tmp_path / "cases.csv").write_text("image,volume\nseries,0\n")
+    with pytest.raises(ReadError, match="number from 1"):
+        find_inputs([tmp_path / "cases.csv"])
 
 
 # ---------------------------------------------------------------------- tables

@@ -11,6 +11,7 @@ import command_line
 import nibabel
 import numpy as np
 import pytest
+from dicom_bytes import time_points, write
 from dicom_makers import PATIENT, line, make_source, uid
 from phantoms import oblique_grid
 from tiny_bundle import write_tiny_bundle
@@ -33,7 +34,7 @@ NOISE = np.random.default_rng(3).integers(0, 900, (20, 24), np.int16).tobytes()
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """(inputs, output, model): two images, a good series, a series with a gap, a torn image; run once."""
+    """(inputs, output, model): images, a good series, one of two times, one with a gap, a torn image."""
     root = tmp_path_factory.mktemp("night")
     inputs, output = root / "DOE^JOHN", root / "out"
     model = write_tiny_bundle(root / "models" / "tiny")
@@ -49,6 +50,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     make_source(inputs / "ct", line(6), size=(20, 24), change={"PixelData": NOISE})
     gap = [position for n, position in enumerate(line(9)) if n != 4]
     make_source(inputs / "gap", gap, size=(20, 24), change={"SeriesInstanceUID": uid(9), "PixelData": NOISE})
+    write(inputs / "bold", time_points(2))
     done = medseg_batch(inputs, model, output)
     assert done.returncode == 3, done.stderr
     return inputs, output, model
@@ -68,9 +70,10 @@ def rows(output: Path) -> list[dict[str, str]]:
 def test_the_good_are_done_and_the_bad_have_reasons(night: tuple[Path, Path, Path]) -> None:
     _, output, _ = night
     states = sorted((row["state"], row["code"]) for row in rows(output))
-    assert [state for state, _ in states] == ["done", "done", "done", "failed", "failed"]
+    assert [state for state, _ in states] == ["done"] * 5 + ["failed"] * 2
     assert "MISSING_SLICES" in {code for _, code in states}
     assert all(code for state, code in states if state == "failed")
+    assert sum(row["case"].endswith(("-v001", "-v002")) for row in rows(output)) == 2
     for row in rows(output):
         if row["state"] == "done":
             assert {"labels.nii.gz", "regions.csv", "run.json", "manifest.json"} == {

@@ -254,6 +254,12 @@ def test_four_dimensions_are_split_into_volumes(tag: int, vr: str, tmp_path: Pat
     for t, volume in enumerate(volumes):
         check_values(volume, intercept=-1024 + t)
     assert code_of(folder) == "SEVERAL_VOLUMES"
+    for path in folder.iterdir():  # the order of names is turned around, that of the scanner stays
+        path.rename(path.with_name(f"{999 - int(path.name)}.dcm"))
+    for t, volume in enumerate(volumes):
+        check_values(read_series(folder, volume=t + 1), intercept=-1024 + t)
+        assert volume.source.endswith(f" volume {t + 1}")
+    assert code_of(folder, volume=4) == "NO_VOLUME"
     (info,) = list_series(folder)
     assert info.shape == (raw.COLUMNS, raw.ROWS, raw.SLICES, 3)
     assert info.files == 3 * raw.SLICES
