@@ -123,26 +123,50 @@ def test_highdicom_reads_it_back_on_the_grid(ct: DicomSource, kind: SegKind, tmp
     assert np.array_equal(volume.array, expected)
 
 
-@pytest.mark.parametrize("name", ["ct", "mr oblique", "enhanced mr", "feet first"])
-def test_dcmqi_reads_it_back_on_the_grid(name: str, tmp_path: Path) -> None:
+def by_dcmqi(path: Path, out: Path, shape: tuple[int, ...], to_index: Any) -> list[npt.NDArray[Any]]:
+    """What dcmqi makes of a SEG: each of its files as an array on our grid, found by world position."""
     program = installed_program("segimage2itkimage", "dcmqi")
-    source = make_source(tmp_path / "source", **SOURCES[name])
-    labels = kidneys(source)
-    path = write_dicom_seg(labels, source, tmp_path / "seg.dcm")
-    out = tmp_path / "out"
     out.mkdir()
     command = [program, "--inputDICOM", str(path), "--outputDirectory", str(out), "--outputType", "nifti"]
     subprocess.run(command, check=True, capture_output=True)
-    expected = as_segments(labels)
-    for number in (1, 2, 3):
-        image = cast("Any", nibabel.load(out / f"{number}.nii.gz"))
-        found = np.argwhere(np.asarray(image.dataobj) > 0)
-        world = found @ image.affine[:3, :3].T + image.affine[:3, 3]
-        index = expected.geometry.to_index(world)
+    arrays = []
+    for file in sorted(out.glob("*.nii.gz")):
+        image = cast("Any", nibabel.load(file))
+        stored = np.asarray(image.dataobj)
+        found = np.argwhere(stored > 0)
+        index = to_index(found @ image.affine[:3, :3].T + image.affine[:3, 3])
         assert np.abs(index - np.round(index)).max() < 2e-3
-        mask = np.zeros(expected.array.shape, dtype=bool)
-        mask[tuple(np.round(index).astype(int).T)] = True
-        assert np.array_equal(mask, expected.array == number)
+        array = np.zeros(shape, dtype=stored.dtype)
+        array[tuple(np.round(index).astype(int).T)] = stored[tuple(found.T)]
+        arrays.append(array)
+    return arrays
+
+
+@pytest.mark.parametrize("name", ["ct", "mr oblique", "enhanced mr", "feet first"])
+def test_dcmqi_reads_it_back_on_the_grid(name: str, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", **SOURCES[name])
+    labels = kidneys(source)
+    path = write_dicom_seg(labels, source, tmp_path / "seg.dcm")
+    expected = as_segments(labels)
+    masks = by_dcmqi(path, tmp_path / "out", expected.array.shape, expected.geometry.to_index)
+    assert len(masks) == 3
+    for number, mask in enumerate(masks, start=1):
+        assert np.array_equal(mask > 0, expected.array == number)
+
+
+@pytest.mark.parametrize("name", ["ct", "mr oblique", "enhanced mr", "feet first"])
+def test_dcmqi_reads_a_labelmap_back_on_the_grid(name: str, tmp_path: Path) -> None:
+    """dcmqi's wheel decodes no JPEG-LS, so dcmtk first undoes it, which loses nothing."""
+    decoder = installed_program("dcmdjpls", "dcmtk, a system package")
+    source = make_source(tmp_path / "source", **SOURCES[name])
+    labels = kidneys(source)
+    packed = write_dicom_seg(labels, source, tmp_path / "seg.dcm", kind="labelmap")
+    subprocess.run([decoder, packed, tmp_path / "plain.dcm"], check=True, capture_output=True)
+    expected = as_segments(labels)
+    (array,) = by_dcmqi(
+        tmp_path / "plain.dcm", tmp_path / "out", expected.array.shape, expected.geometry.to_index
+    )
+    assert np.array_equal(array, expected.array)
 
 
 @pytest.mark.parametrize("kind", KINDS)
