@@ -22,7 +22,7 @@ from medseg.models.bundle_config import BundleConfig, plain, read_json, refuse_h
 from medseg.models.bundle_steps import lower_inferer, lower_postprocessing, lower_preprocessing
 from medseg.models.card import Card, NetworkRecipe
 from medseg.models.networks import build_network, network_name
-from medseg.models.weights import BuiltNetwork, file_sha256, load_into, read_weights
+from medseg.models.weights import BuiltNetwork, load_into, read_weights
 
 METADATA = Path("configs") / "metadata.json"
 INFERENCE = Path("configs") / "inference.json"
@@ -77,8 +77,14 @@ def read_bundle(folder: Path, _trust_code: bool = False) -> Card:
         home=after.home,
         network=network,
         threshold=after.threshold,
+        channel_names=_input_names(image, channels),
         notes=before.notes,
     )
+
+
+def bundle_weights(folder: Path, card: Card) -> tuple[Path, ...]:
+    """The file that holds a bundle's weights."""
+    return (folder / card.network.weights_file,)
 
 
 def build_bundle(folder: Path, card: Card, _trust_code: bool = False) -> BuiltNetwork:
@@ -92,11 +98,10 @@ def build_bundle(folder: Path, card: Card, _trust_code: bool = False) -> BuiltNe
     Raises:
         ModelError: the weights are missing, damaged, refused or those of another network.
     """
-    weights_file = folder / card.network.weights_file
-    weights = read_weights(weights_file)
+    weights = read_weights(folder / card.network.weights_file)
     network, dropped = build_network(card.network.target, card.network.arguments)
     load_into(network, weights)
-    return BuiltNetwork(network, file_sha256(weights_file), notes=dropped)
+    return BuiltNetwork(network, notes=dropped)
 
 
 def _network(config: BundleConfig, folder: Path) -> NetworkRecipe:
@@ -119,6 +124,14 @@ def _first_format(metadata: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     """The network's first input or output of `network_data_format`."""
     formats = _mapping(_mapping(metadata.get("network_data_format")).get(side))
     return _mapping(next(iter(formats.values()), None))
+
+
+def _input_names(image: Mapping[str, Any], channels: Any) -> tuple[str, ...]:
+    """What each of several input images is, where the metadata name all of them."""
+    definition = {str(key): str(name).strip() for key, name in _mapping(image.get("channel_def")).items()}
+    names = tuple(definition.get(str(c), "") for c in range(channels if isinstance(channels, int) else 1))
+    is_whole = len(names) > 1 and all(names) and len({name.lower() for name in names}) == len(names)
+    return names if is_whole else ()
 
 
 def _modality(words: str) -> str:

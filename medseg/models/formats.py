@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medseg.models.bundle import build_bundle, is_bundle, read_bundle
+from medseg.models.bundle import build_bundle, bundle_weights, is_bundle, read_bundle
 
 if TYPE_CHECKING:
     from medseg.models.card import Card
@@ -29,18 +29,20 @@ class ModelFormat:
             raises nothing.
         read: the card of a path; loads no weights. The flag says whether the user trusts the model's
             own code; where it is false nothing of the model is executed.
-        build: the network of a card with its weights, on the CPU, in evaluation mode.
+        weights: the files that hold the weights of a card; they need not exist.
+        build: the network of a card with its weights, on the CPU.
     """
 
     name: str
     description: str
     is_it: Callable[[Path], bool]
     read: Callable[[Path, bool], Card]
+    weights: Callable[[Path, Card], tuple[Path, ...]]
     build: Callable[[Path, Card, bool], BuiltNetwork]
 
 
 FORMATS: tuple[ModelFormat, ...] = (
-    ModelFormat("monai-bundle", "MONAI bundle folder", is_bundle, read_bundle, build_bundle),
+    ModelFormat("monai-bundle", "MONAI bundle folder", is_bundle, read_bundle, bundle_weights, build_bundle),
 )
 """Every format, the most telling sign first."""
 

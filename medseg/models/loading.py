@@ -10,6 +10,7 @@ from medseg.errors import ModelError, SettingsError
 from medseg.models.card import Card
 from medseg.models.formats import format_of
 from medseg.models.registry import find_model, not_a_model
+from medseg.models.weights import fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,7 @@ def load_model(name_or_path: str | Path, *, device: str = "auto", trust_code: bo
         network.requires_grad_(requires_grad=False)
     _check_channels(networks[0], card)
     card = replace(card, notes=card.notes + built.notes)
-    return Model(card, networks[0], where, built.weights_sha256, tuple(networks[1:]))
+    return Model(card, networks[0], where, fingerprint(known.weights(path, card)), tuple(networks[1:]))
 
 
 def _check_channels(network: nn.Module, card: Card) -> None:

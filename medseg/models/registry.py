@@ -6,6 +6,7 @@ and imports nothing heavy.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from pathlib import Path
 
 from medseg.errors import ModelError, ModelNotFoundError
 from medseg.models.card import Card
+from medseg.models.catalogue import read_catalogue
 from medseg.models.formats import FORMATS, format_of
+from medseg.models.install import read_record
+from medseg.models.weights import fingerprint
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 """Models that come with medseg."""
@@ -55,9 +59,18 @@ def _folders() -> dict[str, tuple[Path, str]]:
     found: dict[str, tuple[Path, str]] = {}
     for shelf, folder in (("bundled", BUNDLED_FOLDER), ("user", user_folder())):
         if folder.is_dir():
-            models = (path for path in sorted(folder.iterdir()) if format_of(path) is not None)
-            found.update({path.name: (path, shelf) for path in models})
+            places = ((path.name, model_place(path)) for path in sorted(folder.iterdir()))
+            found.update({name: (place, shelf) for name, place in places if format_of(place) is not None})
     return found
+
+
+def model_place(folder: Path) -> Path:
+    """Where in a folder its model lies: what was installed from an archive lies deeper than its record."""
+    record = read_record(folder)
+    if record is None or len(record.roots) != 1:
+        return folder
+    place = (folder / record.roots[0]).resolve()
+    return place if place.is_relative_to(folder.resolve()) else folder
 
 
 def list_models() -> tuple[ModelEntry, ...]:
@@ -88,6 +101,21 @@ def read_card(path: Path, *, trust_code: bool = False) -> Card:
     return known.read(path, trust_code)
 
 
+def model_fingerprint(path: Path) -> str:
+    """SHA-256 of the recipe and the weights of the model at a path: what decides its answers.
+
+    Raises:
+        ModelNotFoundError: `NOT_A_MODEL`.
+        ModelError: the model is damaged or refused, or has no weights.
+    """
+    known = format_of(path)
+    if known is None:
+        raise not_a_model(path)
+    card = known.read(path, False)
+    weights = fingerprint(known.weights(path, card))
+    return hashlib.sha256(f"{card.sha256} {weights}".encode()).hexdigest()
+
+
 def not_a_model(path: Path) -> ModelNotFoundError:
     """The error for a path that exists but holds no model."""
     return ModelNotFoundError(
@@ -114,11 +142,18 @@ def find_model(name_or_path: str | Path) -> Path:
     with suppress(RuntimeError):  # ~name of nobody: such a path does not exist
         path = path.expanduser()
     if path.exists():
+        path = model_place(path)
         if format_of(path) is None:
             raise not_a_model(path)
         return path
     known = ", ".join(sorted(folders)) or "none yet"
     raise ModelNotFoundError(
         "UNKNOWN_MODEL",
-        f"expected the name of a model or the path of one, got {path.name!r}; models at hand: {known}",
+        f"expected the name of a model or the path of one, got {path.name!r}; models at hand: {known}"
+        + _how_to_fetch(path.name),
     )
+
+
+def _how_to_fetch(name: str) -> str:
+    """What to type for a model of the catalogue that is not at hand."""
+    return f"; medseg models install {name} fetches it" if name in {e.name for e in read_catalogue()} else ""

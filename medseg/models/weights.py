@@ -7,7 +7,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,17 +32,15 @@ _LOAD_ERRORS = (
 
 @dataclass(frozen=True, eq=False)
 class BuiltNetwork:
-    """A network with its weights, on the CPU, in evaluation mode.
+    """A network with its weights, on the CPU.
 
     Attributes:
         network: `(1, in_channels, i, j, k)` float32 to `(1, out_channels, i, j, k)`.
-        weights_sha256: fingerprint of all weights files.
         members: further networks of the same card (folds of a cross-validation).
         notes: what was left out or changed on the way.
     """
 
     network: nn.Module
-    weights_sha256: str
     members: tuple[nn.Module, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -51,6 +49,25 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """SHA-256 of some files together; of a single one its own.
+
+    Raises:
+        ModelError: `WEIGHTS_MISSING`.
+    """
+    for path in paths:
+        _require_file(path)
+    sums = [file_sha256(path) for path in paths]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(sums).encode()).hexdigest()
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ModelError(
+            "WEIGHTS_MISSING", f"expected weights in {path.name}, got no such file; install the model again"
+        )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -62,10 +79,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ModelError: `WEIGHTS_MISSING`, `WEIGHTS_CORRUPTED`, or `NOT_WEIGHTS` where the file holds no
             table of tensors.
     """
-    if not path.is_file():
-        raise ModelError(
-            "WEIGHTS_MISSING", f"expected weights in {path.name}, got no such file; install the model again"
-        )
+    _require_file(path)
     content: object
     try:
         if path.suffix == ".safetensors":

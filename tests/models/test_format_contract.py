@@ -64,7 +64,8 @@ def test_the_card_comes_without_weights_and_is_the_same_every_time(
 
 @pytest.mark.parametrize("known", CASES)
 def test_the_network_answers_a_window_of_the_card(known: ModelFormat, tmp_path: Path) -> None:
-    model = load_model(made(known, tmp_path), device="cpu")
+    path = made(known, tmp_path)
+    model = load_model(path, device="cpu")
     size = model.card.window.size
     for network in (model.network, *model.members):
         assert not network.training
@@ -74,6 +75,7 @@ def test_the_network_answers_a_window_of_the_card(known: ModelFormat, tmp_path: 
         scores = scores if isinstance(scores, torch.Tensor) else scores[0]
         assert tuple(scores.shape) == (1, model.card.out_channels, *size)
     assert len(model.weights_sha256) == 64
+    assert all(file.is_file() for file in known.weights(find_model(path), model.card))
 
 
 @pytest.mark.parametrize("known", CASES)
