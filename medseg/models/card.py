@@ -17,10 +17,12 @@ from medseg.geometry import AXIS_PAIRS
 from medseg.labels import LabelSet
 from medseg.models.intensity_steps import IntensityStep
 
-Blend = Literal["constant", "gaussian"]
+Blend = Literal["constant", "gaussian", "gaussian-nnunet"]
+Placement = Literal["clamped", "even"]
 PaddingMode = Literal["constant", "reflect", "replicate", "circular"]
 Activation = Literal["softmax", "sigmoid", "none"]
-Home = Literal["scores-linear", "labels-nearest"]
+Home = Literal["scores-linear", "logits-linear", "labels-nearest"]
+Crop = Literal["none", "nonzero"]
 
 
 def _require(is_right: bool, expected: str, got: object) -> None:
@@ -41,6 +43,10 @@ def _told(value: Any) -> Any:
     return {name: _told(content) for name, (content, default) in table.items() if content != default}
 
 
+def _told_steps(steps: tuple[IntensityStep, ...]) -> list[dict[str, Any]]:
+    return [{"step": type(step).__name__, **_told(step)} for step in steps]
+
+
 @dataclass(frozen=True)
 class SlidingWindow:
     """How the network is moved over the grid.
@@ -48,10 +54,13 @@ class SlidingWindow:
     Attributes:
         size: voxels of a window along i, j, k of the card's grid.
         overlap_fraction: part of a window that the next one shares, 0 <= f < 1.
-        blend: weights of a window's voxels, equal or falling from its centre.
+        blend: weights of a window's voxels, equal or falling from its centre; `"gaussian-nnunet"` is
+            nnU-Net's own map, centred on a voxel and in half precision.
         sigma_scale: standard deviation of the Gaussian as a part of the window's size.
         padding_mode: how an image smaller than a window is filled up.
         padding_value: value of constant padding, in units after the intensity steps.
+        placement: how windows are spread: whole steps, the last window moved back inside (`"clamped"`,
+            as MONAI does), or about equal steps of at most that length (`"even"`, as nnU-Net does).
     """
 
     size: tuple[int, int, int]
@@ -60,15 +69,44 @@ class SlidingWindow:
     sigma_scale: float = 0.125
     padding_mode: PaddingMode = "constant"
     padding_value: float = 0.0
+    placement: Placement = "clamped"
 
     def __post_init__(self) -> None:
         _require([n >= 1 for n in self.size] == [True] * 3, "three window sizes of at least 1", self.size)
         _require(0 <= self.overlap_fraction < 1, "an overlap from 0 to below 1", self.overlap_fraction)
-        _require(self.blend in ("constant", "gaussian"), "constant or gaussian blending", self.blend)
+        blends = ("constant", "gaussian", "gaussian-nnunet")
+        _require(self.blend in blends, f"one of {blends} as blending", self.blend)
+        _require(self.placement in ("clamped", "even"), "clamped or even placement", self.placement)
         _require(self.sigma_scale > 0, "a Gaussian wider than 0", self.sigma_scale)
         modes = ("constant", "reflect", "replicate", "circular")
         _require(self.padding_mode in modes, f"one of {modes} as padding", self.padding_mode)
         _require(math.isfinite(self.padding_value), "a finite padding value", self.padding_value)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How voxels come onto the card's grid and scores back onto the source's.
+
+    Attributes:
+        order: 1 interpolates images linearly, 3 by cubic B-splines clipped to the range of the image.
+        fit: `"spacing"`: voxels of exactly `spacing_mm` about the source's centre. `"extent"`: the
+            nearest whole number of voxels that fill the source's field of view edge to edge, so the
+            spacing is only about `spacing_mm`.
+        anisotropic: `"same"`, or `"nearest"`: where the coarsest spacing of the source, or else of the
+            card, exceeds the finest by more than 3 times and only along one axis, that axis is brought
+            over by the nearest voxel and only the other two are interpolated, images and scores alike.
+        intensity_first: whether the intensity steps come before the resampling.
+    """
+
+    order: Literal[1, 3] = 1
+    fit: Literal["spacing", "extent"] = "spacing"
+    anisotropic: Literal["same", "nearest"] = "same"
+    intensity_first: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.order in (1, 3), "interpolation of order 1 or 3", self.order)
+        _require(self.fit in ("spacing", "extent"), "a grid that fits spacing or extent", self.fit)
+        _require(self.anisotropic in ("same", "nearest"), "same or nearest", self.anisotropic)
 
 
 @dataclass(frozen=True)
@@ -105,7 +143,7 @@ class Card:
         in_channels: images that the network wants at once.
         orientation: axis codes of the card's grid, such as `"RAS"`; None keeps the source's.
         spacing_mm: voxel spacing of the card's grid along its axes; None keeps the source's.
-        intensity: steps in order, on the card's grid.
+        intensity: steps in order, on the card's grid (`resampling.intensity_first`: on the source's).
         window: how the network is moved over the grid.
         activation: what turns averaged answers into scores.
         threshold: None where the highest score decides; else each channel whose score exceeds it
@@ -114,7 +152,12 @@ class Card:
             may average over mirrored windows; none where sides were learned.
         channel_names: of the input images in their order, such as `("T1c", "T1", "T2", "FLAIR")`; empty
             where the recipe does not say.
-        home: whether scores are interpolated to the source grid before the decision, or labels after.
+        channel_intensity: steps of each input image where they differ, in place of `intensity`.
+        crop: `"nonzero"`: only the box of voxels that are not 0 in some image is looked at, as if the
+            scan were cropped to it; outside stands background.
+        resampling: how voxels come onto the card's grid and scores back.
+        home: what comes back to the source grid: scores, interpolated before the decision; averaged
+            answers, interpolated before the activation; or labels, decided on the card's grid.
         network: class, arguments, weights.
         notes: what was left out or changed when the recipe was read; not part of the hash.
 
@@ -140,13 +183,20 @@ class Card:
     threshold: float | None = None
     mirror_axes: tuple[int, ...] = ()
     channel_names: tuple[str, ...] = ()
+    channel_intensity: tuple[tuple[IntensityStep, ...], ...] = ()
+    crop: Crop = "none"
+    resampling: Resampling = Resampling()
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "a model name", repr(self.name))
         _require(self.in_channels >= 1, "at least one input channel", self.in_channels)
         _require(self.activation in ("softmax", "sigmoid", "none"), "a known activation", self.activation)
-        _require(self.home in ("scores-linear", "labels-nearest"), "a known way home", self.home)
+        homes = ("scores-linear", "logits-linear", "labels-nearest")
+        _require(self.home in homes, f"one of {homes} as the way home", self.home)
+        _require(self.crop in ("none", "nonzero"), "none or nonzero as crop", self.crop)
+        fine = len(self.channel_intensity) in (0, self.in_channels)
+        _require(fine, f"intensity steps of {self.in_channels} channels", len(self.channel_intensity))
         if self.spacing_mm is not None:
             positive = [math.isfinite(s) and s > 0 for s in self.spacing_mm]
             _require(positive == [True] * 3, "three spacings above 0 mm", self.spacing_mm)
@@ -178,11 +228,17 @@ class Card:
         """Number of the network's output channels."""
         return len(self.output_ids)
 
+    def steps(self, channel: int) -> tuple[IntensityStep, ...]:
+        """Intensity steps of one input image."""
+        return self.channel_intensity[channel] if self.channel_intensity else self.intensity
+
     @property
     def sha256(self) -> str:
         """A stable fingerprint of everything that decides the answer, but not of the weights' bytes."""
         content = _told(self)
         content.pop("notes", None)
-        content["intensity"] = [{"step": type(s).__name__, **_told(s)} for s in self.intensity]
+        content["intensity"] = _told_steps(self.intensity)
+        if self.channel_intensity:
+            content["channel_intensity"] = [_told_steps(steps) for steps in self.channel_intensity]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -77,9 +77,12 @@ class ZScore:
 
     Attributes:
         nonzero: whether only voxels other than 0 count and change.
+        filled: with `nonzero`: voxels that are 0 in this image count too where another image of the case
+            is not 0, or where other such voxels enclose them on all six sides.
     """
 
     nonzero: bool = False
+    filled: bool = False
 
 
 @dataclass(frozen=True)
