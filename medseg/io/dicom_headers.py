@@ -1,13 +1,12 @@
 """One DICOM file -> one frozen header record, with the reason where it cannot be part of a volume.
 
 Nothing here raises for a bad value: a scan of a night's studies must tell all of them. What the file
-says of the patient is hashed with a key that lives as long as the process.
+says of the patient is kept as a hash alone, salted by study and series.
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
 
 from medseg.errors import ReadError
 from medseg.io.dicom_elements import DEFLATED, EXPLICIT_BIG, Elements, RawHeader
@@ -47,7 +46,6 @@ _COLOURS = ("RGB", "YBR", "PALETTE COLOR", "ARGB", "HSV", "CMYK")
 _LOCALIZERS = {"LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM"}
 _POLYGLOT = ("POLYGLOT: a file begins like a program; its preamble is never copied",)
 _NO_UIDS = ("NO_UID: the files state no UIDs; those of one folder were taken for one series",)
-_PROCESS_KEY = secrets.token_bytes(32)
 
 
 def header_of(raw: RawHeader, file: SourceFile, size: int) -> ImageHeader:
@@ -120,7 +118,10 @@ def _modality(elements: Elements) -> str:
 
 
 def _patient_key(elements: Elements) -> bytes:
-    digest = hashlib.blake2b(key=_PROCESS_KEY, digest_size=16)
+    """Tells patients of one series apart; in another series the same patient has another key."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tag in (_STUDY, _SERIES):
+        digest.update(elements.values.get(tag, b"") + b"\0")
     for tag in _PATIENT:
         digest.update(elements.values.get(tag, b"").strip(b"\0 ") + b"\0")
     return digest.digest()

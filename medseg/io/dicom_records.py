@@ -7,7 +7,7 @@ grouping and geometry need to know nothing of how a vendor packs them. Positions
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medseg.errors import ReadError
 from medseg.io.dicom_source import SourceFile
@@ -124,7 +124,7 @@ class ImageHeader:
         series_uid: safe to print.
         frame_of_reference_uid: empty where absent.
         modality: such as `"CT"`.
-        patient: keyed hash that tells patients apart within this process, and says nothing else.
+        patient: salted hash that tells the patients of one series apart.
         instance_number: None where absent.
         layout: of the pixels, None where it is no image that can be read.
         planes: empty where it is no image that can be read.
@@ -140,7 +140,7 @@ class ImageHeader:
     series_uid: str
     frame_of_reference_uid: str
     modality: str
-    patient: bytes
+    patient: bytes = field(repr=False)
     instance_number: int | None
     layout: PixelLayout | None = None
     planes: tuple[Plane, ...] = ()

@@ -2,7 +2,8 @@
 
 No suffix is assumed. Links are not followed and only regular files are opened. A DICOMDIR is a hint:
 what lies beside it counts, and a reference that leads out of its folder makes it refused. Headers are
-kept by path, size and time of change, so a second look at a folder costs a `stat` per file.
+kept by path, size and time of change, in memory and in the user's cache folder, so a second look at a
+folder costs a `stat` per file.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medseg.errors import ReadError
 from medseg.io.dicom_archive import SourceReader, is_zip, zip_members
 from medseg.io.dicom_elements import Elements, read_raw_header
+from medseg.io.dicom_header_store import HeaderStore, Stamp, header_store, stamp_of
 from medseg.io.dicom_headers import WANTED_TAGS, header_of, lost_header
 from medseg.io.dicom_records import ImageHeader, Problem
 from medseg.io.dicom_source import SourceFile
@@ -34,8 +37,7 @@ class _Unknown:
 
 
 _UNKNOWN = _Unknown()
-_Stamp = tuple[str, int, int]
-_cache: dict[_Stamp, ImageHeader | None] = {}
+_cache: dict[Stamp, ImageHeader | None] = {}
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ def scan(path: Path, *, progress: ProgressCallback = silent, cancel: CancelToken
     headers: list[ImageHeader] = []
     skipped: Counter[str] = Counter()
     looked_at = 0
-    with SourceReader() as reader:
+    # One file or the members of a zip are read as quickly as they are looked up.
+    with SourceReader() as reader, header_store() if not total else nullcontext() as store:
         for looked_at, file in enumerate(files, start=1):
             if cancel is not None:
                 cancel.check()
-            header = _cached_header(reader, file)
+            header = _cached_header(reader, file, store)
             if header is None:
                 skipped["DICOMDIR"] += 1
             elif header.problem is not None and header.problem.code == "BAD_ARCHIVE":
@@ -133,7 +136,7 @@ def _tree(root: Path, unlisted: list[str]) -> Iterator[SourceFile]:
         yield from (SourceFile(Path(e.path)) for e in entries if e.is_file(follow_symlinks=False))
 
 
-def _cached_header(reader: SourceReader, file: SourceFile) -> ImageHeader | None:
+def _cached_header(reader: SourceReader, file: SourceFile, store: HeaderStore | None) -> ImageHeader | None:
     """The record of a file; None for a DICOMDIR."""
     if file.member:
         return _read_header(reader, file)
@@ -141,11 +144,17 @@ def _cached_header(reader: SourceReader, file: SourceFile) -> ImageHeader | None
         status = os.lstat(file.path)
     except OSError:
         return lost_header(file, Problem("NOT_READABLE", "expected a file, got one that went away"))
-    stamp = (os.fspath(file.path), status.st_size, status.st_mtime_ns)
+    stamp = stamp_of(file, status)
     known = _cache.get(stamp, _UNKNOWN)
     if not isinstance(known, _Unknown):
         return known
-    header = _read_header(reader, file)
+    kept = None if store is None else store.find(stamp, file)
+    if kept is None:
+        header = _read_header(reader, file)
+        if store is not None:
+            store.keep(stamp, header)
+    else:
+        (header,) = kept
     if len(_cache) >= _CACHE_SIZE:
         _cache.clear()
     _cache[stamp] = header

@@ -1,0 +1,65 @@
+"""A header as bytes and back, for the store on disk. Floats come back exactly as they were."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+from medseg.io.dicom_records import ImageHeader, PixelLayout, Plane, Problem
+from medseg.io.dicom_source import SourceFile
+
+_HEADER = tuple(f.name for f in fields(ImageHeader) if f.name != "file")
+_LAYOUT = tuple(f.name for f in fields(PixelLayout))
+_PLANE = tuple(f.name for f in fields(Plane))
+_PROBLEM = tuple(f.name for f in fields(Problem))
+
+RECORD_FIELDS = (_HEADER, _LAYOUT, _PLANE, _PROBLEM)
+"""What a record holds, in order; records of other fields are of another version."""
+
+
+def record_of(header: ImageHeader | None) -> bytes:
+    """A header without its place; None says that the file is a DICOMDIR."""
+    if header is None:
+        return b"null"
+    plain = {name: getattr(header, name) for name in _HEADER}
+    plain["patient"] = header.patient.hex()
+    plain["layout"] = _values(header.layout, _LAYOUT)
+    plain["planes"] = [_values(plane, _PLANE) for plane in header.planes]
+    plain["problem"] = _values(header.problem, _PROBLEM)
+    plain["set_aside"] = _values(header.set_aside, _PROBLEM)
+    return json.dumps(list(plain.values()), separators=(",", ":")).encode()
+
+
+def header_from(record: bytes, file: SourceFile) -> ImageHeader | None:
+    """The header of a file from its record.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no record of this version.
+    """
+    row = json.loads(record)
+    if row is None:
+        return None
+    plain: dict[str, Any] = dict(zip(_HEADER, row, strict=True))
+    plain["patient"] = bytes.fromhex(plain["patient"])
+    plain["layout"] = None if plain["layout"] is None else PixelLayout(*plain["layout"])
+    plain["planes"] = tuple(Plane(*map(_frozen, plane)) for plane in plain["planes"])
+    for name in ("problem", "set_aside"):
+        plain[name] = None if plain[name] is None else Problem(*plain[name])
+    plain["notes"] = tuple(plain["notes"])
+    return ImageHeader(file, **plain)
+
+
+def _values(thing: object, names: tuple[str, ...]) -> list[Any] | None:
+    return None if thing is None else [getattr(thing, name) for name in names]
+
+
+def _frozen(value: Any) -> Any:
+    return _one_of_equals(tuple(value)) if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=4096)
+def _one_of_equals(value: tuple[float, ...]) -> tuple[float, ...]:
+    """The same object for equal directions and spacings: a hundred thousand headers share them."""
+    return value
