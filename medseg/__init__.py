@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medseg.errors import (
         CancelledError,
         DeviceMemoryError,
+        DownloadError,
         GeometryError,
         MedsegError,
         ModelError,
@@ -71,6 +72,7 @@ __all__ = [
     "CaseEvent",
     "Code",
     "DeviceMemoryError",
+    "DownloadError",
     "DicomSource",
     "DicomVolume",
     "ExportSettings",
@@ -146,6 +148,7 @@ _HOME = {
     "CaseEvent": "medseg.batch.run",
     "Code": "medseg.labels",
     "DeviceMemoryError": "medseg.errors",
+    "DownloadError": "medseg.errors",
     "DicomSource": "medseg.io.dicom_source",
     "DicomVolume": "medseg.io.dicom_source",
     "ExportSettings": "medseg.export.settings",

@@ -50,6 +50,13 @@ class WriteError(MedsegError, OSError):
         return str(self.args[0])
 
 
+class DownloadError(MedsegError, OSError):
+    """A file that could not be fetched from the web, or is not the one that was meant."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class ModelNotFoundError(MedsegError, LookupError):
     """No model of that name, or no model in that folder."""
 

@@ -19,7 +19,7 @@ from medseg.batch.manifest import file_list
 from medseg.batch.pseudonyms import without_names
 from medseg.batch.work import Answer, CaseTask
 from medseg.errors import MedsegError
-from medseg.io.files import FULL_DISK_ERRORS
+from medseg.files import FULL_DISK_ERRORS
 from medseg.progress import Progress
 
 FENCE_BYTES = 2 * 2**30

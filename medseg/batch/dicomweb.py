@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.batch.send import Instance, SendAnswer
 from medseg.errors import ReadError, SettingsError, WriteError
-from medseg.io.files import whole_file
+from medseg.files import whole_file
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 
 if TYPE_CHECKING:

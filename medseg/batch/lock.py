@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medseg.errors import WriteError
+from medseg.files import lock_now
 
 LOCK_FILE = ".lock"
 LEASE_MARK = ".run-"
@@ -37,7 +38,7 @@ def only_driver(folder: Path) -> Iterator[Path]:
     lease = folder / f"{LEASE_MARK}{secrets.token_hex(8)}"
     try:
         try:
-            _lock(descriptor)
+            lock_now(descriptor)
         except OSError as error:
             raise WriteError(
                 "BATCH_LOCKED",
@@ -53,14 +54,3 @@ def only_driver(folder: Path) -> Iterator[Path]:
             lease.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows only
-        return
-    import fcntl
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import WriteError
-from medseg.io.files import whole_file
+from medseg.files import whole_file
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = "medseg-batch-case/1"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.io.files import whole_file
+from medseg.files import whole_file
 
 CSV_FILE = "summary.csv"
 HTML_FILE = "summary.html"

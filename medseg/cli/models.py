@@ -1,23 +1,34 @@
-"""`medseg models list|show`."""
+"""`medseg models list|show|install|verify|remove`."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from medseg.cli.options import Json
-from medseg.cli.screen import print_json, print_table
+from medseg.cli.screen import print_json, print_table, progress_bar, say
 from medseg.models.card import Card
 
-models = App(name="models", help="List the models at hand, or show one.")
+models = App(name="models", help="List, show, install, verify or remove models.")
 
 
 @models.command(name="list")
-def list_(*, json: Json = False) -> None:
-    """List the models at hand by name."""
+def list_(
+    *, remote: Annotated[bool, Parameter(name="--remote", negative=())] = False, json: Json = False
+) -> None:
+    """List the models at hand by name.
+
+    Args:
+        remote: list those that can be fetched instead; asks no server.
+        json: print one JSON object on standard output.
+    """
     from medseg.models.registry import list_models
 
+    if remote:
+        _list_remote(json=json)
+        return
     entries = list_models()
     if json:
         rows = [
@@ -38,6 +49,96 @@ def list_(*, json: Json = False) -> None:
         for e in entries
     ]
     print_table("Models at hand", ["name", "version", "modality", "structures", "licence"], cells)
+
+
+def _list_remote(*, json: bool) -> None:
+    from medseg.models.catalogue import read_catalogue
+    from medseg.result import plain_data
+
+    entries = read_catalogue()
+    if json:
+        print_json({"models": plain_data(entries)})
+        return
+    cells = [[e.name, e.title, e.modality, str(len(e.structures) or "?"), e.licence, e.note] for e in entries]
+    print_table(
+        "Models that can be fetched", ["name", "what", "modality", "structures", "licence", "note"], cells
+    )
+
+
+@models.command
+def install(
+    source: str,
+    /,
+    *,
+    name: str = "",
+    replace: Annotated[bool, Parameter(name="--replace", negative=())] = False,
+    cache: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Fetch a model by name, or take one from a zip on this machine.
+
+    A download that breaks off goes on where it stopped when the command is given again.
+
+    Args:
+        source: a name from `medseg models list --remote`, or the path of a zip.
+        name: what to call a model from a zip; the zip's name if not given.
+        replace: take the place of a model of that name.
+        cache: folder of archives: one that lies there is not fetched, one that is fetched stays there,
+            so that it installs on a machine without a network.
+        json: print one JSON object on standard output.
+    """
+    from medseg.files import file_size
+    from medseg.models.catalogue import find_entry
+    from medseg.models.install import Shelf, install_archive, install_entry
+    from medseg.models.registry import user_folder
+
+    shelf, path = Shelf(user_folder(), cache), Path(source)
+    with progress_bar() as report:
+        if path.suffix.lower() == ".zip":
+            file_size(path)
+            record = install_archive(path, shelf, name=name, replace_old=replace, progress=report)
+        else:
+            entry = find_entry(source)
+            say(f"{entry.name}: {entry.title}; licence: {entry.licence}")
+            if entry.note:
+                say(f"note: {entry.note}")
+            record = install_entry(entry, shelf, replace_old=replace, progress=report)
+    if json:
+        print_json({"name": record.name, "licence": record.licence, "files": len(record.files)})
+        return
+    print(f"installed {record.name}: {len(record.files)} files")
+
+
+@models.command
+def verify(name: str, /, *, json: Json = False) -> None:
+    """Check every file of an installed model against what was installed.
+
+    Args:
+        name: of the model.
+        json: print one JSON object on standard output.
+    """
+    from medseg.models.install import verify_model
+    from medseg.models.registry import user_folder
+
+    record = verify_model(user_folder() / name)
+    if json:
+        print_json({"name": record.name, "whole": True, "files": len(record.files)})
+        return
+    print(f"{record.name} is whole: {len(record.files)} files as they were installed")
+
+
+@models.command
+def remove(name: str, /) -> None:
+    """Take an installed model away.
+
+    Args:
+        name: of the model.
+    """
+    from medseg.models.install import remove_model
+    from medseg.models.registry import user_folder
+
+    remove_model(name, user_folder())
+    print(f"removed {name}")
 
 
 @models.command

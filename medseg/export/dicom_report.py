@@ -22,9 +22,9 @@ from medseg.export.dicom_seg import algorithm_name, algorithm_version, concept
 from medseg.export.dicom_segments import Segment, segments_of
 from medseg.export.dicom_uids import medseg_version, result_digest, uid_of
 from medseg.export.segment_codes import CATEGORIES
+from medseg.files import whole_file
 from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource
-from medseg.io.files import whole_file
 from medseg.labels import Code
 from medseg.measure.regions import measure_regions
 from medseg.result import RunRecord

@@ -26,9 +26,9 @@ from medseg.export.dicom_context import (
 from medseg.export.dicom_segments import Segment, long_string, segments_of
 from medseg.export.dicom_uids import result_digest
 from medseg.export.segment_codes import CATEGORIES
+from medseg.files import whole_file
 from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource, SourceSlice, labels_on_slices
-from medseg.io.files import whole_file
 from medseg.labels import Code
 from medseg.result import RunRecord
 from medseg.volume import InstanceVolume, LabelVolume

@@ -24,9 +24,9 @@ from medseg.export.dicom_context import (
 )
 from medseg.export.dicom_segments import Segment, long_string, segments_of
 from medseg.export.dicom_uids import medseg_version, result_digest, uid_of
+from medseg.files import whole_file
 from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource, labels_on_slices
-from medseg.io.files import whole_file
 from medseg.labels import Code
 from medseg.result import RunRecord
 from medseg.volume import InstanceVolume, LabelVolume

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import VolumeError
+from medseg.files import whole_file
 from medseg.geometry import Geometry
-from medseg.io.files import whole_file
 from medseg.measure.regions import Region, measure_regions
 from medseg.volume import LabelVolume
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.io.files import whole_file
+from medseg.files import whole_file
 from medseg.labels import Colour, colour_of_id
 from medseg.measure.regions import Region
 from medseg.result import Result

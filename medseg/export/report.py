@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.export.pictures import pictures
-from medseg.io.files import whole_file
+from medseg.files import whole_file
 from medseg.labels import Colour, colour_of_id
 from medseg.measure.regions import Region
 from medseg.measure.shape import Shape

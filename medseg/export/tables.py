@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg.io.files import whole_file
+from medseg.files import whole_file
 from medseg.measure.regions import Region
 from medseg.measure.shape import Shape
 from medseg.result import Result, plain_data

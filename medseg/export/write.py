@@ -25,8 +25,8 @@ from medseg.export.pictures import write_pictures
 from medseg.export.report import write_report
 from medseg.export.settings import ExportSettings, as_settings
 from medseg.export.tables import write_regions_csv, write_run_json
+from medseg.files import FULL_DISK_ERRORS
 from medseg.io.dicom_source import DicomSource, DicomVolume
-from medseg.io.files import FULL_DISK_ERRORS
 from medseg.io.formats import write_labels
 from medseg.measure.regions import measure_regions
 from medseg.measure.shape import Shape, measure_shapes

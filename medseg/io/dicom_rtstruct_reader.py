@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import ReadError
+from medseg.files import file_size, opened
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.dicom_elements import read_raw_header
 from medseg.io.dicom_quiet import quiet_libraries
 from medseg.io.dicom_source import DicomSource
 from medseg.io.dicom_stack import labels_from_slices, require_free, slice_of_points
-from medseg.io.files import file_size, opened
 from medseg.io.notices import notify
 from medseg.labels import Code, Colour, Label, LabelSet, colour_of_id
 from medseg.volume import LabelVolume

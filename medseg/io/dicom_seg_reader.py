@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import ReadError
+from medseg.files import file_size, opened
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.dicom_codecs import decode_frames
 from medseg.io.dicom_elements import EXPLICIT_LITTLE, IMPLICIT_LITTLE, Elements, RawHeader, read_raw_header
@@ -26,7 +27,6 @@ from medseg.io.dicom_source import DicomSource
 from medseg.io.dicom_stack import grid_of_planes, labels_from_slices, place_on_grid, place_on_slice
 from medseg.io.dicom_syntaxes import is_decodable
 from medseg.io.dicom_values import integer_text, integers, word
-from medseg.io.files import file_size, opened
 from medseg.io.lps import ras_from_lps
 from medseg.labels import LabelSet
 from medseg.volume import LabelVolume

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg.errors import ReadError, WriteError
+from medseg.files import file_size, opened
 from medseg.io import metaimage, nifti, nrrd, tiff
-from medseg.io.files import file_size, opened
 from medseg.io.notices import notices_kept
 from medseg.volume import LabelVolume, Volume
 

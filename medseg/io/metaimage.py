@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import GeometryError, ReadError
+from medseg.files import data_file_beside, file_size, opened, whole_file
 from medseg.geometry import FloatArray, Geometry
-from medseg.io.files import data_file_beside, file_size, opened, whole_file
 from medseg.io.label_table import labels_from_segment_keys, segment_keys, written_names
 from medseg.io.lps import lps_from_ras, plausible_lengths, ras_from_lps
 from medseg.io.notices import notify

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import ReadError, WriteError
+from medseg.files import data_file_beside, opened, whole_file
 from medseg.geometry import Geometry
-from medseg.io.files import data_file_beside, opened, whole_file
 from medseg.io.label_table import caret_xml, labels_from_caret_xml, written_names
 from medseg.io.nifti_header import MAX_EXTENSION_BYTES, NiftiHeader, extensions, parse_header
 from medseg.io.stored import Encoding, Inflater, StoredVoxels, read_stored, write_stored

@@ -19,8 +19,9 @@ from typing import IO, cast
 import numpy as np
 
 from medseg.errors import ReadError
+from medseg.files import file_size, opened
 from medseg.geometry import MAX_VOXELS
-from medseg.io.files import file_size, opened
+from medseg.machine import physical_memory_bytes
 from medseg.volume import Array
 
 MAX_DEFLATE_RATIO = 1032
@@ -73,14 +74,6 @@ class StoredVoxels:
     def voxel_bytes(self) -> int:
         """Bytes of all voxels, unpacked."""
         return math.prod(self.shape) * self.dtype.itemsize
-
-
-def physical_memory_bytes() -> int:
-    """Memory of this machine; 2^40 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**40
 
 
 def check_claim(stored: StoredVoxels) -> None:

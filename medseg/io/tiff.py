@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import MedsegError, ReadError, WriteError
+from medseg.files import file_size, opened, whole_file
 from medseg.geometry import Geometry
-from medseg.io.files import file_size, opened, whole_file
 from medseg.io.label_table import caret_xml, labels_from_caret_xml, written_names
 from medseg.io.notices import notify
 from medseg.io.plain_xml import parse_plain_xml

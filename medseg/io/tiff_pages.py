@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from medseg.errors import ReadError
-from medseg.io.files import opened
+from medseg.files import opened
 
 MAX_PAGES = 2**17
 MAX_TAGS = 4096

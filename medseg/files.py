@@ -137,3 +137,19 @@ def _unwritable(error: OSError, part_removed: bool) -> WriteError:
     return WriteError(
         "NOT_WRITABLE", f"expected a folder to write into, got: {reason}{left}; check folder and permissions"
     )
+
+
+def lock_now(descriptor: int) -> None:
+    """Lock an open file for this process alone; the system lets go when the process ends, however it ends.
+
+    Raises:
+        OSError: another process holds the lock.
+    """
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows only
+        return
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
