@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 
 from medseg.batch.guard import GuardedWorker
 from medseg.batch.work import CaseTask, Job, Limits, Outcome
+from medseg.machine import free_memory_bytes
 from medseg.progress import CancelToken, Progress
 
 LOOK_S = 0.2
 _FREE_SHARE = 0.9
-_UNKNOWN_MEMORY = 8 * 2**30
 
 Watcher = Callable[[str, Progress], None]
 """Told the name of a case under way and what its child does."""
@@ -89,34 +87,6 @@ def run_local(
             worker.close()
 
 
-def free_memory_bytes() -> int:
-    """Memory that new work may take on this machine or in this container."""
-    free = _meminfo_available()
-    limit = _number(Path("/sys/fs/cgroup/memory.max"))
-    if limit is not None:
-        used = _number(Path("/sys/fs/cgroup/memory.current")) or 0
-        free = min(free, max(limit - used, 0))
-    return free
-
-
 def memory_share_bytes(workers: int) -> int:
     """What one of several workers may take, so that all together leave the driver some."""
     return int(free_memory_bytes() * _FREE_SHARE / workers)
-
-
-def _meminfo_available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, AttributeError):
-        return _UNKNOWN_MEMORY
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None

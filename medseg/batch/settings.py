@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from medseg.errors import SettingsError
+from medseg.settings_bounds import check_bounds
 
 NAMES = ("pseudonym", "plain")
 
@@ -60,14 +59,4 @@ class BatchSettings:
     )
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value, low, high = getattr(self, one.name), one.metadata.get("min"), one.metadata.get("max")
-            if low is None or high is None or value is None:
-                continue
-            if not math.isfinite(value) or not low <= value <= high:
-                raise SettingsError(
-                    "BAD_SETTING",
-                    f"expected {one.name} from {low:g} to {high:g}, got {value}; choose one inside",
-                )
-        if self.names not in NAMES:
-            raise SettingsError("BAD_SETTING", f"expected names {' or '.join(NAMES)}, got {self.names!r}")
+        check_bounds(self)

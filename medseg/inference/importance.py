@@ -13,14 +13,16 @@ SMALLEST_WEIGHT = 1e-3
 """Weights are not smaller than this, nor than the smallest of the map."""
 
 
-def importance_map(size: tuple[int, int, int], blend: Blend, sigma_scale: float = 0.125) -> Tensor:
+def importance_map(
+    size: tuple[int, int, int], blend: Blend, sigma_scale: float | tuple[float, float, float] = 0.125
+) -> Tensor:
     """Weights of a window's voxels, the same as `monai.data.utils.compute_importance_map`.
 
     Args:
         size: voxels of a window.
         blend: `"constant"`: all 1. `"gaussian"`: product of one Gaussian per axis, 1 at the
             centre, of standard deviation `sigma_scale * size`.
-        sigma_scale: part of the window's size.
+        sigma_scale: part of the window's size; one for all axes or one for each.
 
     Returns:
         `(i, j, k)` float32 on the CPU.
@@ -29,9 +31,10 @@ def importance_map(size: tuple[int, int, int], blend: Blend, sigma_scale: float 
 
     if blend == "constant":
         return torch.ones(size)
+    scales = sigma_scale if isinstance(sigma_scale, tuple) else (sigma_scale,) * 3
     result = torch.ones(())
-    for length in size:
+    for length, scale in zip(size, scales, strict=True):
         offset = torch.arange(-(length - 1) / 2.0, (length - 1) / 2.0 + 1)
-        gaussian = torch.exp(offset**2 / (-2 * (sigma_scale * length) ** 2))
+        gaussian = torch.exp(offset**2 / (-2 * (scale * length) ** 2))
         result = result.unsqueeze(-1) * gaussian
     return result.clamp_(min=max(float(result.min()), SMALLEST_WEIGHT))

@@ -1,25 +1,34 @@
-"""The plan of one run: grid, windows, slab and peak memory, all known before the start."""
+"""The plan of one run: grid, region, windows, slab and peak memory, all known before the start."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from medseg.errors import DeviceMemoryError, ModelError
 from medseg.geometry import Geometry
-from medseg.inference.home import label_type
+from medseg.inference.answer import Parts, mirrored_axes, model_parts
+from medseg.inference.home import CHUNK_BYTES, label_type
 from medseg.inference.memory import activation_bytes, resident_bytes
 from medseg.inference.settings import InferenceSettings
-from medseg.inference.windows import WindowGrid, place_windows
-from medseg.io.stored import physical_memory_bytes
+from medseg.inference.windows import Triple, WindowGrid, place_windows
+from medseg.machine import physical_memory_bytes
 from medseg.preprocess.prepare import card_grid, straight_grid
+from medseg.preprocess.region import IndexBox, box_on_grid, whole
 
 if TYPE_CHECKING:
+    from medseg.models.card import Card
     from medseg.models.loading import Model
 
-FLUSH_PLANES = 16
-"""Planes that are decided together; bounds the memory of the decision."""
+MOST_FLUSH_PLANES = 16
+"""Planes that are decided together at most, ..."""
+
+FLUSH_BYTES = 256_000_000
+"""... fewer where their answers would exceed this."""
+
+CONTEXT_FRACTION = 4
+"""A region is looked at with a quarter of a window around it."""
 
 FLOAT_BYTES = 4
 GIGABYTE = 1e9
@@ -36,9 +45,10 @@ class MemoryPlan:
         program: resident before the start: Python, torch, the network, the source volume.
         preparation: source and prepared image while they are resampled.
         image: prepared image with padding.
-        slab: sums of scores, and the planes under decision.
-        network: intermediate tensors of one window.
-        labels: result on the source grid.
+        slab: sums of answers.
+        network: intermediate tensors of one window, its answer, the answer to an empty window.
+        flush: planes that are decided together.
+        labels: result on the source grid, and the map of uncertainty.
     """
 
     program: int
@@ -46,12 +56,14 @@ class MemoryPlan:
     image: int
     slab: int
     network: int
+    flush: int
     labels: int
 
     @property
     def peak(self) -> int:
         """Highest sum over the stages of a run."""
-        return self.program + max(self.preparation, self.image + self.slab + self.network + self.labels)
+        work = self.image + self.slab + max(self.network, self.flush) + self.labels
+        return self.program + max(self.preparation, work)
 
 
 @dataclass(frozen=True)
@@ -60,15 +72,23 @@ class InferencePlan:
 
     Attributes:
         source: grid of the scan, of right angles.
+        region: voxels of the source that get labels; all others are background.
         grid: the card's grid.
-        windows: positions on the card's grid.
+        box: voxels of the card's grid that windows look at.
+        windows: positions in the box.
+        axis: of the card's grid along which the work goes on.
+        flush_planes: planes along it that are decided together.
         device: where the network runs.
         memory: what it needs.
     """
 
     source: Geometry
+    region: IndexBox
     grid: Geometry
+    box: IndexBox
     windows: WindowGrid
+    axis: int
+    flush_planes: int
     device: str
     memory: MemoryPlan
 
@@ -80,7 +100,7 @@ class InferencePlan:
     @property
     def sentence(self) -> str:
         """The plan for people."""
-        shape = " x ".join(map(str, self.grid.shape))
+        shape = " x ".join(map(str, self.box.shape))
         spacing = " x ".join(f"{s:.3g}" for s in self.grid.spacing_mm)
         window = " x ".join(map(str, self.windows.size))
         return (
@@ -90,7 +110,10 @@ class InferencePlan:
 
 
 def plan_inference(
-    source: Geometry, model: Model, settings: InferenceSettings | None = None
+    source: Geometry,
+    model: Model,
+    settings: InferenceSettings | None = None,
+    region: IndexBox | None = None,
 ) -> InferencePlan:
     """Decide grid and windows, and compute the peak memory, before anything is allocated.
 
@@ -99,6 +122,7 @@ def plan_inference(
         model: card and network.
         settings: overlap and memory limit; without one, the memory of the machine where the network
             runs on its processor.
+        region: voxels of `source` that get labels; None takes all.
 
     Raises:
         DeviceMemoryError: `OVER_MEMORY_LIMIT`, naming what the run would need.
@@ -106,51 +130,98 @@ def plan_inference(
     """
     settings = settings or InferenceSettings()
     card = model.card
-    source = straight_grid(source)
-    grid = card_grid(source, card)
+    straight = straight_grid(source)
+    if region is None:
+        region = whole(straight)
+    elif straight is not source:
+        region = box_on_grid(region, source, straight)
+    grid = card_grid(straight, card)
+    box = _looked_at(region, straight, grid, card.window.size)
     overlap = settings.overlap_fraction
     overlap = card.window.overlap_fraction if overlap is None else overlap
-    windows = place_windows(grid.shape, card.window.size, overlap)
-    memory = _memory(source, grid, windows, model)
-    plan = InferencePlan(source, grid, windows, model.device, memory)
+    windows = place_windows(box.shape, card.window.size, overlap)
+    parts = model_parts(model, card.window.size)
+    plan = InferencePlan(
+        straight, region, grid, box, windows, windows.thinnest_axis, 0, model.device, MemoryPlan(*[0] * 7)
+    )
+    return _fitted(plan, card, parts, settings)
+
+
+def _looked_at(region: IndexBox, source: Geometry, grid: Geometry, window: Triple) -> IndexBox:
+    """The part of the card's grid that windows see: the region and what surrounds it."""
+    if region == whole(source):
+        return whole(grid)
+    context = [n // CONTEXT_FRACTION for n in window]
+    return box_on_grid(region, source, grid).grown(context, grid.shape, window)
+
+
+def _fitted(plan: InferencePlan, card: Card, parts: Parts, settings: InferenceSettings) -> InferencePlan:
+    """The plan with its memory, deciding as many planes together as the limit allows."""
     limit = settings.max_memory_gb
     if limit is None:  # tried nevertheless, such a run would be killed halfway, or the machine stall
         limit = physical_memory_bytes() / GIGABYTE if plan.device == "cpu" else math.inf
+    program = resident_bytes() + RUNTIME_BYTES
+    network = _network_bytes(plan, card, parts, settings)
+    plane = parts.channels * FLOAT_BYTES * _plane_voxels(plan)
+    planes = max(1, min(MOST_FLUSH_PLANES, FLUSH_BYTES // plane))
+    while True:
+        memory = _memory(plan, card, parts.channels, planes, uncertainty=settings.uncertainty)
+        memory = replace(memory, program=program, network=network)
+        plan = replace(plan, flush_planes=planes, memory=memory)
+        if plan.peak_bytes <= limit * GIGABYTE or planes == 1:
+            break
+        planes //= 2
     if plan.peak_bytes > limit * GIGABYTE:
         needed = math.ceil(plan.peak_bytes / GIGABYTE * 10) / 10
         raise DeviceMemoryError(
             "OVER_MEMORY_LIMIT",
-            f"expected a run within {limit:.4g} GB, got a plan of {needed:.1f} GB; allow {needed:.1f} GB "
-            "or crop the scan",
+            f"expected a run within {limit:.4g} GB, got a plan of {needed:.1f} GB; allow {needed:.1f} GB, "
+            "crop the scan or name a region",
         )
     return plan
 
 
-def _memory(source: Geometry, grid: Geometry, windows: WindowGrid, model: Model) -> MemoryPlan:
-    card = model.card
-    rows, columns, _ = windows.padded_shape
-    plane = rows * columns * FLOAT_BYTES
-    slab = (card.out_channels + 1) * plane * windows.size[2]
-    flush = 3 * card.out_channels * plane * (FLUSH_PLANES + 1)
+def _plane_voxels(plan: InferencePlan) -> int:
+    return math.prod(plan.windows.padded_shape) // plan.windows.padded_shape[plan.axis]
+
+
+def _network_bytes(plan: InferencePlan, card: Card, parts: Parts, settings: InferenceSettings) -> int:
+    size = plan.windows.size
     try:
-        network = activation_bytes(
-            model.network, card.in_channels, windows.size, reordered=model.device == "cpu"
+        most = max(
+            activation_bytes(module, card.in_channels, size, reordered=plan.device == "cpu")
+            for module in parts.modules
         )
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(
             "BAD_NETWORK",
-            f"expected a network that takes windows of {windows.size} voxels, got an error ({error}); "
+            f"expected a network that takes windows of {size} voxels, got an error ({error}); "
             "repair roi_size or the network's arguments",
         ) from error
-    image = card.in_channels * math.prod(windows.padded_shape) * FLOAT_BYTES
-    if windows.padded_shape != windows.image_shape:
-        image += card.in_channels * grid.voxels * FLOAT_BYTES
-    others = card.in_channels * grid.voxels if card.in_channels > 1 else 0
+    passes = len(parts.modules) * len(mirrored_axes(card, mirror=settings.mirror))
+    kept = 1 if passes == 1 else 3  # the answer to an empty window; the average; a mirrored answer
+    return most + kept * parts.channels * math.prod(size) * FLOAT_BYTES
+
+
+def _memory(
+    plan: InferencePlan, card: Card, channels: int, flush_planes: int, *, uncertainty: bool
+) -> MemoryPlan:
+    """Everything but the program and the network."""
+    plane = _plane_voxels(plan) * FLOAT_BYTES
+    images = card.in_channels
+    image = images * math.prod(plan.windows.padded_shape) * FLOAT_BYTES
+    if plan.windows.padded_shape != plan.grid.shape:  # padded or cropped: both exist
+        image += images * plan.grid.voxels * FLOAT_BYTES
+    others = images * plan.grid.voxels if images > 1 else 0
+    carried = 0 if card.home == "labels-nearest" else flush_planes + 2
+    label_bytes = label_type(card).itemsize + (FLOAT_BYTES if uncertainty else 0)
     return MemoryPlan(
-        program=resident_bytes() + RUNTIME_BYTES,
-        preparation=(3 * max(source.voxels, grid.voxels) + 2 * grid.voxels + others) * FLOAT_BYTES,
+        program=0,
+        preparation=(3 * max(plan.source.voxels, plan.grid.voxels) + 2 * plan.grid.voxels + others)
+        * FLOAT_BYTES,
         image=image,
-        slab=slab + flush,
-        network=network,
-        labels=2 * source.voxels * label_type(card).itemsize,
+        slab=(channels + 1) * plane * plan.windows.size[plan.axis],
+        network=0,
+        flush=channels * plane * (flush_planes + carried) + 3 * CHUNK_BYTES,
+        labels=2 * plan.source.voxels * label_bytes,
     )

@@ -1,36 +1,51 @@
-"""One volume through one model: labels on the source's own grid."""
+"""One case through one model: labels on the source's own grid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from medseg.errors import DeviceMemoryError, ModelError, VolumeError
+from medseg.errors import GeometryError
 from medseg.geometry import Geometry
-from medseg.inference.home import LabelArray, WayHome, way_home
-from medseg.inference.importance import importance_map
-from medseg.inference.plan import FLUSH_PLANES, InferencePlan, plan_inference
+from medseg.inference.answer import make_answerer, model_parts
+from medseg.inference.home import Decision, WayHome, parallel_maps
+from medseg.inference.linear_home import EntropyHome, way_home
+from medseg.inference.plan import InferencePlan, plan_inference
 from medseg.inference.settings import InferenceSettings
-from medseg.inference.slab import Slab
-from medseg.inference.windows import Triple
+from medseg.inference.stream import Listener, Stream
+from medseg.labels import LabelSet
+from medseg.preprocess.body import body_box
 from medseg.preprocess.channels import as_channels, require_one_grid
 from medseg.preprocess.intensity import FloatArray
-from medseg.preprocess.prepare import check_volume, prepare_channels, straight_grid, without_gaps
-from medseg.progress import CancelToken, Progress, ProgressCallback, silent
+from medseg.preprocess.prepare import check_volume, prepare_channels, without_gaps
+from medseg.preprocess.region import IndexBox, box_of_world, box_on_grid, whole
+from medseg.progress import CancelToken, ProgressCallback, silent
 from medseg.resample import resample_labels, resample_volume
 from medseg.volume import LabelVolume, Volume
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from medseg.models.card import SlidingWindow
+    from medseg.models.card import Card
     from medseg.models.loading import Model
 
-STAGE = "segment"
-"""Name of the stage in progress reports; a unit is a window."""
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of a case.
+
+    Attributes:
+        labels: on the grid of the source.
+        uncertainty: 0 (sure) to 1 on the same grid, float32 (see `EntropyHome`); None where not asked for.
+    """
+
+    labels: LabelVolume
+    uncertainty: Volume | None = None
 
 
 def predict(
@@ -49,41 +64,161 @@ def predict(
         volume: one image of any orientation and spacing, or several on one grid, in the order of the
             card's channels (`medseg.preprocess.channels.on_first_grid` brings them there).
         model: card and network.
-        settings: overlap, memory limit, threads.
+        settings: overlap, memory limit, region, classes, threads.
         progress: told after every window.
         cancel: looked at before every window.
 
     Returns:
-        Labels on the grid of the image(s), with the card's label set.
+        Labels on the grid of the image(s), with the card's label set or the classes asked for.
 
     Raises:
-        VolumeError: the volume is no 3D scan; codes as in `check_volume`.
-        GeometryError: `GRID_MISMATCH`, images on several grids.
+        VolumeError: the volume is no 3D scan; codes as in `check_volume`; `UNKNOWN_LABEL`.
+        GeometryError: `GRID_MISMATCH`, images on several grids; `EMPTY_REGION`.
         ModelError: more or fewer images than the card has channels, or a network that answers what it
             should not.
         DeviceMemoryError: the plan exceeds the limit, or the device is full.
         CancelledError: a stop was asked for.
     """
-    settings = settings or InferenceSettings()
-    cancel = cancel or CancelToken()
     volumes = as_channels(volume, model.card)
+    settings = settings or InferenceSettings()
+    plan = plan_case(volumes, model, settings)
+    return predict_planned(volumes, model, settings, plan, Listener(progress, cancel)).labels
+
+
+def plan_case(volumes: Sequence[Volume], model: Model, settings: InferenceSettings) -> InferencePlan:
+    """The plan for a case, in the region that the settings ask for.
+
+    Args:
+        volumes: as many as the card has channels, on one grid.
+        model: card and network.
+        settings: region, overlap, memory limit.
+
+    Raises:
+        GeometryError: `GRID_MISMATCH`, images on several grids; `EMPTY_REGION`, outside of the scan.
+        DeviceMemoryError: the plan exceeds the limit.
+        ModelError: `BAD_NETWORK`.
+    """
     require_one_grid(volumes)
+    region = asked_region(volumes[0].geometry, settings)
+    if settings.crop_to_body:
+        body = body_box(volumes[0], model.card.modality)
+        region = body if region is None else region.within(body) or region
+    return plan_inference(volumes[0].geometry, model, settings, region)
+
+
+def asked_region(source: Geometry, settings: InferenceSettings) -> IndexBox | None:
+    """The box of voxels that the settings name; None where they name none.
+
+    Raises:
+        GeometryError: `EMPTY_REGION`, none of it lies in the scan.
+    """
+    if settings.roi_mm is not None:
+        return box_of_world(settings.roi_mm, source)
+    if settings.roi_voxels is not None:
+        ends = settings.roi_voxels
+        box = IndexBox(ends[0::2], ends[1::2])
+        inside = box.within(whole(source))
+        if inside is None:
+            raise GeometryError(
+                "EMPTY_REGION", f"expected a region in a scan of {source.shape} voxels, got {ends}; move it"
+            )
+        return inside
+    return None
+
+
+def predict_planned(
+    volumes: Sequence[Volume],
+    model: Model,
+    settings: InferenceSettings,
+    plan: InferencePlan,
+    listener: Listener | None = None,
+) -> Prediction:
+    """Carry a plan out.
+
+    Args:
+        volumes: the case that was planned for (`plan_case`).
+        model: card and network.
+        settings: the same as of the plan.
+        plan: what to do.
+        listener: progress and cancelling.
+
+    Raises:
+        VolumeError, ModelError, DeviceMemoryError, CancelledError: as `predict`.
+    """
+    listener = listener or Listener()
+    wanted = wanted_labels(model.card, settings.classes)
     source = volumes[0].geometry
-    straight = straight_grid(source)
-    if straight is not source:
-        upright = tuple(_upright(one, straight) for one in volumes)
-        labels = predict(upright, model, settings, progress, cancel)
-        return resample_labels(labels, source)
-    plan = plan_inference(source, model, settings)
-    cancel.check()
-    prepared = prepare_channels(volumes, model.card)
-    codes = model.card.orientation
-    target = source.reorient(codes) if codes is not None else source
-    home = way_home(plan.grid, target, model.card)
+    if not source.is_orthogonal:
+        upright = tuple(_upright(one, plan.source) for one in volumes)
+        found = predict_planned(upright, model, settings, plan, listener)
+        unsure = found.uncertainty
+        back = None if unsure is None else resample_volume(unsure, source, fill=0.0)
+        return Prediction(resample_labels(found.labels, source), back)
+    if listener.cancel is not None:
+        listener.cancel.check()
+    image = prepare_channels(volumes, model.card)[(slice(None), *plan.box.slices)]
     with _torch_state(settings.threads):
-        _run_windows(prepared, plan, model, home, progress, cancel)
-    array = _turned_back(home.labels(), source, codes)
-    return LabelVolume(array, source, model.card.labels)
+        home, entropy = _answered(image, model, settings, plan, listener)
+    keep = (
+        model.card.labels
+        if not settings.classes
+        else LabelSet(tuple(label for label in model.card.labels if label.id in wanted))
+    )
+    labels = LabelVolume(_on_source(home.labels(), plan, model.card), source, keep)
+    if entropy is None:
+        return Prediction(labels)
+    return Prediction(labels, replace(volumes[0], array=_on_source(entropy.values, plan, model.card)))
+
+
+def wanted_labels(card: Card, classes: Sequence[str]) -> frozenset[int]:
+    """Ids of the classes to keep; all where none is named.
+
+    Raises:
+        VolumeError: `UNKNOWN_LABEL`, no class of that name.
+    """
+    if not classes:
+        return frozenset(card.output_ids)
+    return frozenset(card.labels.find(int(name) if name.isdigit() else name).id for name in classes)
+
+
+def _answered(
+    image: FloatArray, model: Model, settings: InferenceSettings, plan: InferencePlan, listener: Listener
+) -> tuple[WayHome, EntropyHome | None]:
+    """The homes after all windows."""
+    import torch
+
+    card = model.card
+    parts = model_parts(model, plan.windows.size)
+    answerer = make_answerer(model, plan.windows.size, settings, parts)
+    head = None if parts.head is None else parts.head.to(answerer.device)
+    decision = Decision.of(card, head, wanted_labels(card, settings.classes))
+    grid = plan.grid.crop(plan.box.start, plan.box.stop)
+    target = _turned(plan.source, card)
+    box = box_on_grid(plan.region, plan.source, target)
+    target = target.crop(box.start, box.stop)
+    home = way_home(grid, target, card, decision, plan.axis)
+    entropy = EntropyHome(parallel_maps(grid, target), decision, plan.axis) if settings.uncertainty else None
+    tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
+    stream = Stream(tensor, plan.windows, card.window, answerer, plan.axis, plan.flush_planes)
+    stream.run([home] if entropy is None else [entropy, home], listener)
+    return home, entropy
+
+
+def _turned(source: Geometry, card: Card) -> Geometry:
+    """The source's grid with the card's axes."""
+    return source.reorient(card.orientation) if card.orientation is not None else source
+
+
+def _on_source(array: Array, plan: InferencePlan, card: Card) -> Array:
+    """Undo the reorientation exactly, whatever the source's axes are; 0 outside of the region."""
+    if card.orientation is not None:
+        axes, flips = plan.source.orientation_steps(card.orientation)
+        array = np.flip(array, flips).transpose(np.argsort(axes))
+    if plan.region == whole(plan.source):
+        return np.ascontiguousarray(array)
+    result = np.zeros(plan.source.shape, dtype=array.dtype)
+    result[plan.region.slices] = array
+    return result
 
 
 def _upright(volume: Volume, straight: Geometry) -> Volume:
@@ -91,14 +226,6 @@ def _upright(volume: Volume, straight: Geometry) -> Volume:
     check_volume(volume)
     filled, lowest = without_gaps(volume)
     return resample_volume(filled, straight, fill=lowest)
-
-
-def _turned_back(array: LabelArray, source: Geometry, codes: str | None) -> LabelArray:
-    """Undo the reorientation exactly, whatever the source's axes are."""
-    if codes is not None:
-        axes, flips = source.orientation_steps(codes)
-        array = np.flip(array, flips).transpose(np.argsort(axes))
-    return np.ascontiguousarray(array)
 
 
 @contextmanager
@@ -114,115 +241,3 @@ def _torch_state(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _run_windows(
-    prepared: FloatArray,
-    plan: InferencePlan,
-    model: Model,
-    home: WayHome,
-    progress: ProgressCallback,
-    cancel: CancelToken,
-) -> None:
-    """All windows, layer by layer along k; a plane goes home as soon as it is finished."""
-    recipe = model.card.window
-    windows = plan.windows
-    image = _padded(prepared, plan, recipe)
-    weight = importance_map(windows.size, recipe.blend, recipe.sigma_scale).to(model.device)
-    rows, columns, _ = windows.padded_shape
-    slab = Slab(model.card.out_channels, (rows, columns), weight)
-    done = 0
-    progress(Progress(STAGE, done, windows.count))
-    for first, end, corners in windows.layers():
-        for corner in corners:
-            cancel.check()
-            slab.add(_answer(image, corner, windows.size, model), corner)
-            done += 1
-            progress(Progress(STAGE, done, windows.count))
-        _send_home(slab, home, plan, first, end)
-
-
-def _padded(prepared: FloatArray, plan: InferencePlan, recipe: SlidingWindow) -> Tensor:
-    """The images `(channels, i, j, k)` as `(1, channels, i, j, k)`, filled up to at least one window."""
-    import torch
-
-    image = torch.from_numpy(prepared)[None]
-    before, after = plan.windows.before, plan.windows.after
-    if not any((*before, *after)):
-        return image
-    widths = [width for axis in (2, 1, 0) for width in (before[axis], after[axis])]
-    if recipe.padding_mode == "constant":
-        return torch.nn.functional.pad(image, widths, value=recipe.padding_value)
-    room = 1 if recipe.padding_mode == "reflect" else 0
-    most = [n - room for n in prepared.shape[1:]]
-    if recipe.padding_mode != "replicate" and any(a > m for a, m in zip(after, most, strict=True)):
-        raise VolumeError(
-            "TOO_SMALL",
-            f"expected a scan of at least half a window of {plan.windows.size} voxels, got "
-            f"{prepared.shape[1:]} after resampling; choose another model",
-        )
-    return torch.nn.functional.pad(image, widths, mode=recipe.padding_mode)
-
-
-def _answer(image: Tensor, corner: Triple, size: Triple, model: Model) -> Tensor:
-    """The network's scores `(channels, i, j, k)` of one window.
-
-    Raises:
-        ModelError: another shape (`BAD_OUTPUT`) or no numbers (`NETWORK_NAN`).
-        DeviceMemoryError: `OUT_OF_MEMORY`.
-    """
-    part = tuple(slice(a, a + n) for a, n in zip(corner, size, strict=True))
-    # A copy: the network may write into its input, and windows overlap.
-    window = image[(slice(None), slice(None), *part)].clone().to(model.device)
-    scores = _call(model, window)
-    expected = (1, model.card.out_channels, *size)
-    if tuple(scores.shape) != expected:
-        raise ModelError(
-            "BAD_OUTPUT",
-            f"expected scores of shape {expected}, got {tuple(scores.shape)}; the card does not fit",
-        )
-    scores = scores[0].float()
-    if not bool(scores.sum().isfinite()) and not bool(scores.isfinite().all()):
-        raise ModelError(
-            "NETWORK_NAN",
-            f"expected finite scores, got NaN or infinity in the window at {corner}; "
-            "the weights or the intensities are unfit",
-        )
-    return scores
-
-
-def _call(model: Model, window: Tensor) -> Tensor:
-    import torch
-
-    try:
-        output: Tensor | Sequence[Tensor] = model.network(window)
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory() from error
-    except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise _out_of_memory() from error
-        raise ModelError(
-            "NETWORK_FAILED",
-            f"expected an answer to a window of {tuple(window.shape[2:])} voxels, got an error ({error}); "
-            "the card does not fit the network",
-        ) from error
-    return output if isinstance(output, torch.Tensor) else output[0]
-
-
-def _out_of_memory() -> DeviceMemoryError:
-    return DeviceMemoryError(
-        "OUT_OF_MEMORY", "expected memory for one window, got none left; close programs or use the cpu"
-    )
-
-
-def _send_home(slab: Slab, home: WayHome, plan: InferencePlan, first: int, end: int) -> None:
-    """Hand the finished planes `first` to `end` of the padded image over, a few at a time."""
-    before, shape = plan.windows.before, plan.windows.image_shape
-    rows = slice(before[0], before[0] + shape[0])
-    columns = slice(before[1], before[1] + shape[1])
-    for start in range(first, end, FLUSH_PLANES):
-        stop = min(start + FLUSH_PLANES, end)
-        scores = slab.take(start, stop)
-        low, high = max(start, before[2]), min(stop, before[2] + shape[2])
-        if low < high:
-            home.feed(scores[:, rows, columns, low - start : high - start], low - before[2])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from medseg.errors import SettingsError
 from medseg.models.loading import DEVICES
+from medseg.settings_bounds import check_bounds
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class InferenceSettings:
     max_memory_gb: float | None = field(
         default=None,
         metadata={
-            "help": "refuse to start a run that is planned to need more memory",
+            "help": "plan the run to fit, or refuse it and name what it would need",
             "unit": "GB",
             "min": 0.1,
             "max": 4096.0,
@@ -42,22 +42,42 @@ class InferenceSettings:
         default=0,
         metadata={"help": "processor threads; 0 leaves the choice to torch", "min": 0, "max": 1024},
     )
+    mirror: bool = field(
+        default=False,
+        metadata={"help": "average over mirrored windows where the model allows it; up to 8 times the time"},
+    )
+    classes: tuple[str, ...] = field(
+        default=(), metadata={"help": "structure to keep, by name or id; repeatable, all if not given"}
+    )
+    roi_mm: tuple[float, float, float, float, float, float] | None = field(
+        default=None,
+        metadata={
+            "help": "look only into this box: x from, x to, y from, y to, z from, z to, RAS",
+            "unit": "mm",
+            "min": -1e6,
+            "max": 1e6,
+        },
+    )
+    roi_voxels: tuple[int, int, int, int, int, int] | None = field(
+        default=None,
+        metadata={
+            "help": "look only into this box: i from, i to, j from, j to, k from, k to, ends not included",
+            "min": 0,
+            "max": 2**31,
+        },
+    )
+    crop_to_body: bool = field(
+        default=False, metadata={"help": "leave out the air around the body; borders may differ slightly"}
+    )
+    uncertainty: bool = field(
+        default=False, metadata={"help": "also make a map of how unsure the model is, 0 to 1"}
+    )
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
+        check_bounds(self)
+        if self.roi_mm is not None and self.roi_voxels is not None:
+            raise SettingsError("BAD_SETTING", "expected one region, got roi_mm and roi_voxels; give one")
+        if self.roi_voxels is not None and min(self.roi_voxels[1::2]) < 1:
             raise SettingsError(
-                "BAD_DEVICE", f"expected one of {', '.join(DEVICES)}, got {self.device!r}; choose one"
+                "BAD_SETTING", f"expected roi_voxels from, to along i, j, k, got {self.roi_voxels}; give six"
             )
-        for name in ("overlap_fraction", "max_memory_gb", "threads"):
-            _check_bounds(name, getattr(self, name))
-
-
-def _check_bounds(name: str, value: float | None) -> None:
-    bounds = InferenceSettings.__dataclass_fields__[name].metadata
-    if value is None:
-        return
-    if not math.isfinite(value) or not bounds["min"] <= value <= bounds["max"]:
-        raise SettingsError(
-            "BAD_SETTING",
-            f"expected {name} from {bounds['min']} to {bounds['max']}, got {value}; choose one inside",
-        )

@@ -1,47 +1,72 @@
 """Sums of overlapping windows, kept only for the planes that some window may still change.
 
-A slab is as high as one window. Planes live in a ring along k: plane p at place p modulo height,
-so nothing is moved when the slab goes on.
+A slab is as high as one window. Planes live in a ring along the axis of work: plane p at place p
+modulo height, so nothing is moved when the slab goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+Span = tuple[slice, ...]
 
 
 class Slab:
-    """Weighted sums of scores, and of the weights, over one slab of planes.
+    """Weighted sums of answers, and of the weights, over one slab of planes.
 
     Args:
-        channels: scores per voxel.
-        plane_shape: voxels of the padded image along i and j.
-        weight: `(i, j, k)` importance map of a window; its k is the slab's height.
+        channels: numbers per voxel.
+        padded_shape: voxels `(i, j, k)` of the padded image.
+        weight: `(i, j, k)` float32 importance map of a window; its device is the slab's.
+        axis: of work, 0, 1 or 2; a plane is one index along it.
     """
 
-    def __init__(self, channels: int, plane_shape: tuple[int, int], weight: Tensor) -> None:
+    def __init__(
+        self, channels: int, padded_shape: tuple[int, int, int], weight: Tensor, axis: int = 2
+    ) -> None:
+        self.axis = axis
         self._weight = weight
-        self._height = int(weight.shape[2])
-        self._sums = weight.new_zeros((channels, *plane_shape, self._height))
-        self._weights = weight.new_zeros((*plane_shape, self._height))
+        self._height = int(weight.shape[axis])
+        shape = list(padded_shape)
+        shape[axis] = self._height
+        self._sums = weight.new_zeros((channels, *shape))
+        self._weights = weight.new_zeros(shape)
 
-    def add(self, scores: Tensor, corner: tuple[int, int, int]) -> None:
-        """Add one window.
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self._sums.device
+
+    def move(self, device: Any) -> None:
+        """Go on elsewhere with the same sums."""
+        self._sums, self._weights = self._sums.to(device), self._weights.to(device)
+        self._weight = self._weight.to(device)
+
+    def add(self, answer: Tensor, corner: tuple[int, int, int]) -> None:
+        """Add one window, or leave the slab as it was if memory is short.
 
         Args:
-            scores: `(channels, i, j, k)` float32 of the window; left as it is.
+            answer: `(channels, i, j, k)` of the window, of a floating type; left as it is.
             corner: its first voxel on the padded image.
         """
-        i, j, k = corner
-        rows = slice(i, i + self._weight.shape[0])
-        columns = slice(j, j + self._weight.shape[1])
-        for ring, window in self._pieces(k, k + self._height):
-            weight = self._weight[:, :, window]
-            self._sums[:, rows, columns, ring].addcmul_(scores[..., window], weight)
-            self._weights[rows, columns, ring] += weight
+        import torch
+
+        answer = answer.to(self.device, torch.float32)
+        at = corner[self.axis]
+        for ring, part in self._pieces(at, at + self._height):
+            place = tuple(
+                ring if axis == self.axis else slice(first, first + self._weight.shape[axis])
+                for axis, first in enumerate(corner)
+            )
+            inside = self._planes(part)
+            weight = self._weight[inside]
+            self._sums[(slice(None), *place)].addcmul_(answer[(slice(None), *inside)], weight)
+            self._weights[place] += weight
 
     def take(self, start: int, stop: int) -> Tensor:
         """Averages of finished planes; their places are free afterwards.
@@ -51,15 +76,23 @@ class Slab:
             stop: one past the last, at most a window's height after `start`.
 
         Returns:
-            `(channels, i, j, stop - start)` float32, a new tensor.
+            `(channels, i, j, k)` float32 with `stop - start` planes along the axis of work, a new tensor.
         """
-        result = self._sums.new_empty((*self._sums.shape[:3], stop - start))
-        for ring, place in self._pieces(start, stop):
-            weights = self._weights[..., ring]
-            result[..., place] = self._sums[..., ring] / weights
-            self._sums[..., ring] = 0
+        shape = list(self._sums.shape)
+        shape[self.axis + 1] = stop - start
+        result = self._sums.new_empty(shape)
+        for ring, part in self._pieces(start, stop):
+            here, there = self._planes(ring), self._planes(part)
+            weights, sums = self._weights[here], self._sums[(slice(None), *here)]
+            result[(slice(None), *there)] = sums
+            result[(slice(None), *there)] /= weights
+            sums.zero_()
             weights.zero_()
         return result
+
+    def _planes(self, span: slice) -> Span:
+        """Some planes of `(i, j, k)`."""
+        return tuple(span if axis == self.axis else slice(None) for axis in range(3))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
         """Where planes `start` to `stop` stand in the ring, and in a stack of their own."""

@@ -44,31 +44,42 @@ class WindowGrid:
         )
         return i, j, k
 
-    def layers(self) -> Iterator[tuple[int, int, tuple[Triple, ...]]]:
-        """Windows in the order of work: one layer of equal k after another.
+    @property
+    def thinnest_axis(self) -> int:
+        """The axis along which a slab of one window's height has the fewest voxels; k where equal."""
+        return min((2, 1, 0), key=lambda axis: self.size[axis] / self.padded_shape[axis])
+
+    def layers(self, axis: int = 2) -> Iterator[tuple[int, int, tuple[Triple, ...]]]:
+        """Windows in the order of work: one layer after another along an axis.
+
+        Args:
+            axis: along which the work goes on.
 
         Yields:
-            First k of the layer's windows, first k that the next layer may still change (the end of
-            the padded image after the last layer), and the first voxel of each window.
+            First index of the layer's windows along the axis, first index that the next layer may still
+            change (the end of the padded image after the last layer), and the first voxel of each window.
         """
-        ends = (*self.starts[2][1:], self.padded_shape[2])
-        for start, end in zip(self.starts[2], ends, strict=True):
-            corners = itertools.product(self.starts[0], self.starts[1])
-            yield start, end, tuple((i, j, start) for i, j in corners)
+        ends = (*self.starts[axis][1:], self.padded_shape[axis])
+        for start, end in zip(self.starts[axis], ends, strict=True):
+            along = [(start,) if a == axis else self.starts[a] for a in range(3)]
+            yield start, end, tuple((i, j, k) for i, j, k in itertools.product(*along))
 
 
-def place_windows(image_shape: Triple, size: Triple, overlap_fraction: float) -> WindowGrid:
+def place_windows(
+    image_shape: Triple, size: Triple, overlap_fraction: float | tuple[float, float, float]
+) -> WindowGrid:
     """Positions of all windows.
 
     Args:
         image_shape: voxels of the image.
         size: voxels of a window.
-        overlap_fraction: part that neighbours share, 0 <= f < 1.
+        overlap_fraction: part that neighbours share, 0 <= f < 1; one for all axes or one for each.
     """
+    overlaps = overlap_fraction if isinstance(overlap_fraction, tuple) else (overlap_fraction,) * 3
     padding = [max(0, w - n) for w, n in zip(size, image_shape, strict=True)]
     before = [p // 2 for p in padding]
     padded = [max(w, n) for w, n in zip(size, image_shape, strict=True)]
-    starts = [_starts(n, w, overlap_fraction) for n, w in zip(padded, size, strict=True)]
+    starts = [_starts(n, w, overlap) for n, w, overlap in zip(padded, size, overlaps, strict=True)]
     return WindowGrid(
         image_shape,
         size,

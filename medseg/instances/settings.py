@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from medseg.errors import SettingsError
+from medseg.settings_bounds import check_bounds
 
 HEIGHTS = ("distance", "intensity")
 NUMBERINGS = ("volume", "position")
@@ -96,20 +96,7 @@ class SeparationSettings:
     )
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value, rule = getattr(self, item.name), item.metadata
-            if "choices" in rule:
-                if value not in rule["choices"]:
-                    choices = ", ".join(rule["choices"])
-                    raise SettingsError(
-                        "BAD_SETTING", f"expected {item.name} to be one of {choices}; got {value!r}"
-                    )
-                continue
-            low, high = rule.get("min", -math.inf), rule.get("max", math.inf)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise SettingsError(
-                    "BAD_SETTING", f"expected {item.name} from {low:g} to {high:g}, got {value}; change it"
-                )
+        check_bounds(self)
         if self.height == "intensity" and self.diameter_mm == 0:
             raise SettingsError(
                 "DIAMETER_NEEDED",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from medseg.errors import VolumeError
 from medseg.geometry import Geometry
-from medseg.inference import predict as engine
+from medseg.inference.answer import make_answerer, model_parts
+from medseg.inference.hoist import Head
 from medseg.inference.plan import plan_inference
 from medseg.inference.predict import predict
+from medseg.inference.settings import InferenceSettings
+from medseg.inference.stream import Stream
 from medseg.models.card import SlidingWindow
 from medseg.models.loading import Model
-from medseg.progress import CancelToken, silent
 from medseg.volume import Volume
 
 Triple = tuple[int, int, int]
@@ -62,25 +63,30 @@ def monai_scores(volume: Volume, model: Model) -> Tensor:
 
 
 class Recorder:
-    """A way home that keeps the averaged scores."""
+    """Keeps the averaged scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
         self.planes: list[Tensor] = []
 
-    def feed(self, scores: Tensor, start: int) -> None:
-        assert start == sum(p.shape[3] for p in self.planes)
-        self.planes.append(scores.clone())
+    def feed(self, values: Tensor, start: int) -> None:
+        assert start == sum(p.shape[self.axis + 1] for p in self.planes)
+        self.planes.append(values.clone())
 
-    def labels(self) -> npt.NDArray[np.uint8]:
-        return np.zeros((1, 1, 1), dtype=np.uint8)
+    def scores(self, head: Head | None) -> Tensor:
+        values = torch.cat(self.planes, dim=self.axis + 1)
+        return values if head is None else head(values)
 
 
-def our_scores(volume: Volume, model: Model) -> Tensor:
-    recorder = Recorder()
+def our_scores(volume: Volume, model: Model, axis: int | None = None) -> Tensor:
     plan = plan_inference(volume.geometry, model)
+    recorder = Recorder(plan.axis if axis is None else axis)
+    parts = model_parts(model, plan.windows.size)
+    answerer = make_answerer(model, plan.windows.size, InferenceSettings(), parts)
+    image = torch.from_numpy(volume.array)[None, None]
     with torch.inference_mode():
-        engine._run_windows(volume.array[None], plan, model, recorder, silent, CancelToken())
-        return torch.cat(recorder.planes, dim=3)
+        Stream(image, plan.windows, model.card.window, answerer, recorder.axis, 5).run([recorder])
+        return recorder.scores(parts.head)
 
 
 @pytest.mark.parametrize(("shape", "window"), CASES)
@@ -107,6 +113,13 @@ def test_ones_in_ones_out(shape: Triple, window: SlidingWindow) -> None:
     torch.nn.init.ones_(model.network[2].bias)  # type: ignore[index]  # a Sequential
     scores = our_scores(noise(shape), model)
     assert torch.allclose(scores, torch.ones_like(scores), atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_any_axis_of_work_gives_the_same_scores(axis: int) -> None:
+    model = random_model(make_card(window=SlidingWindow((8, 6, 10), 0.5, "gaussian")))
+    volume = noise((21, 17, 26))
+    assert float((our_scores(volume, model, axis) - monai_scores(volume, model)).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("order", ["scores-linear", "labels-nearest"])

@@ -15,7 +15,8 @@ from strategies import geometries
 from torch import Tensor
 
 from medseg.geometry import Geometry
-from medseg.inference.home import activated, label_type, way_home
+from medseg.inference.home import Decision, activated, label_type
+from medseg.inference.linear_home import way_home
 from medseg.models.card import Card
 from medseg.resample import axis_maps, resample_labels
 from medseg.volume import LabelVolume
@@ -60,7 +61,7 @@ def smooth_scores(classes: int, shape: tuple[int, int, int], sigma: float, seed:
 def run(
     scores: Tensor, grid: Geometry, target: Geometry, card: Card, sizes: list[int]
 ) -> npt.NDArray[np.int64]:
-    home = way_home(grid, target, card)
+    home = way_home(grid, target, card, Decision.of(card))
     with torch.inference_mode():
         for stack, start in chunks(scores, sizes):
             home.feed(stack, start)
