@@ -15,6 +15,7 @@ from typing import Any, Literal
 from medseg.errors import ModelError
 from medseg.geometry import AXIS_PAIRS
 from medseg.labels import LabelSet
+from medseg.models.foreground import ForegroundCrop
 from medseg.models.intensity_steps import IntensityStep
 
 Blend = Literal["constant", "gaussian", "gaussian-nnunet"]
@@ -91,7 +92,11 @@ class Resampling:
         order: 1 interpolates images linearly, 3 by cubic B-splines clipped to the range of the image.
         fit: `"spacing"`: voxels of exactly `spacing_mm` about the source's centre. `"extent"`: the
             nearest whole number of voxels that fill the source's field of view edge to edge, so the
-            spacing is only about `spacing_mm`.
+            spacing is only about `spacing_mm`. `"first-voxel"`: voxels of exactly `spacing_mm` from
+            the centre of the source's first voxel on, as MONAI's `Spacing` has it; the last one may lie
+            up to half a voxel beyond the source's last centre, and is never blurred.
+        keep_ratio: an axis whose source spacing is `spacing_mm` times a factor within these bounds keeps
+            the source's spacing.
         anisotropic: `"same"`, or `"nearest"`: where the coarsest spacing of the source, or else of the
             card, exceeds the finest by more than 3 times and only along one axis, that axis is brought
             over by the nearest voxel and only the other two are interpolated, images and scores alike.
@@ -99,13 +104,17 @@ class Resampling:
     """
 
     order: Literal[1, 3] = 1
-    fit: Literal["spacing", "extent"] = "spacing"
+    fit: Literal["spacing", "extent", "first-voxel"] = "spacing"
     anisotropic: Literal["same", "nearest"] = "same"
     intensity_first: bool = False
+    keep_ratio: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _require(self.order in (1, 3), "interpolation of order 1 or 3", self.order)
-        _require(self.fit in ("spacing", "extent"), "a grid that fits spacing or extent", self.fit)
+        fits = ("spacing", "extent", "first-voxel")
+        _require(self.fit in fits, f"one of {fits} as fit", self.fit)
+        low, high = self.keep_ratio or (1.0, 1.0)
+        _require(0 < low <= 1 <= high < math.inf, "bounds of a factor about 1", self.keep_ratio)
         _require(self.anisotropic in ("same", "nearest"), "same or nearest", self.anisotropic)
 
 
@@ -117,15 +126,51 @@ class NetworkRecipe:
         target: dotted name of its class, such as `"monai.networks.nets.UNet"`.
         arguments: keyword arguments of its constructor, plain JSON values; do not write into it.
         weights_file: path of the weights inside the model's folder, with `/`.
+        member_files: of the weights of further networks of the same kind, such as other folds.
     """
 
     target: str
     arguments: Mapping[str, Any]
     weights_file: str
+    member_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(bool(self.target.strip()), "a network's name", repr(self.target))
         _require(bool(self.weights_file.strip()), "a weights file", repr(self.weights_file))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How a detector's answers become objects: boxes first, then a mask in every box.
+
+    The network of such a card answers the eight maps that `medseg.instances.boxes` names.
+
+    Attributes:
+        masks: network from `(n, 3, s, s, s)` crops to `(n, 1, s, s, s)` logits of being the box's object.
+        score_threshold: boxes that score less do not count, 0 < t < 1.
+        most_overlap: highest intersection over union of two boxes that both count.
+        mask_threshold: voxels that score more belong to the object.
+        min_volume_mm3: smaller objects are dropped.
+
+    Raises:
+        ModelError: `BAD_CARD`.
+    """
+
+    masks: NetworkRecipe
+    score_threshold: float = 0.3
+    most_overlap: float = 0.3
+    mask_threshold: float = 0.5
+    min_volume_mm3: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "most_overlap", "mask_threshold"):
+            _require(0 < getattr(self, name) < 1, f"{name} between 0 and 1", getattr(self, name))
+        fine = math.isfinite(self.min_volume_mm3) and self.min_volume_mm3 >= 0
+        _require(fine, "a least volume of 0 mm3 or more", self.min_volume_mm3)
+
+
+DETECTOR_MAPS = 8
+"""Channels of a network whose card has a `Detection`."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +193,10 @@ class Card:
         activation: what turns averaged answers into scores.
         threshold: None where the highest score decides; else each channel whose score exceeds it
             claims the voxel, and later channels win over earlier ones.
+        claim_order: with a threshold: channels in the order in which they claim voxels; that of the
+            network if empty.
+        keep_largest: label ids of which only the largest piece stays (26 neighbours), on the card's grid.
+        foreground: a crop to what is not background.
         mirror_axes: axes of the card's grid (0, 1, 2) along which its training mirrored, so that a run
             may average over mirrored windows; none where sides were learned.
         channel_names: of the input images in their order, such as `("T1c", "T1", "T2", "FLAIR")`; empty
@@ -159,6 +208,7 @@ class Card:
         home: what comes back to the source grid: scores, interpolated before the decision; averaged
             answers, interpolated before the activation; or labels, decided on the card's grid.
         network: class, arguments, weights.
+        detection: how its maps become boxes and objects, for a detector; None for all other models.
         notes: what was left out or changed when the recipe was read; not part of the hash.
 
     Raises:
@@ -186,6 +236,10 @@ class Card:
     channel_intensity: tuple[tuple[IntensityStep, ...], ...] = ()
     crop: Crop = "none"
     resampling: Resampling = Resampling()
+    detection: Detection | None = None
+    claim_order: tuple[int, ...] = ()
+    keep_largest: tuple[int, ...] = ()
+    foreground: ForegroundCrop | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -222,11 +276,22 @@ class Card:
             _require(0 in self.output_ids, "a background channel", self.output_ids[:8])
         else:
             _require(math.isfinite(self.threshold), "a finite threshold", self.threshold)
+        fine = sorted(self.claim_order) in ([], list(range(self.out_channels)))
+        _require(fine, "every channel once in the order of claims", self.claim_order)
+        _require(set(self.keep_largest) <= named, "labels to keep the largest of", self.keep_largest)
+        if self.detection is not None:
+            fine = self.out_channels == DETECTOR_MAPS and len(set(self.output_ids) - {0}) == 1
+            _require(fine, f"{DETECTOR_MAPS} maps of one class from a detector", self.output_ids)
 
     @property
     def out_channels(self) -> int:
         """Number of the network's output channels."""
         return len(self.output_ids)
+
+    @property
+    def claims(self) -> tuple[int, ...]:
+        """Channels in the order in which they claim voxels, the last one winning."""
+        return self.claim_order or tuple(range(self.out_channels))
 
     def steps(self, channel: int) -> tuple[IntensityStep, ...]:
         """Intensity steps of one input image."""
