@@ -137,8 +137,10 @@ def _alone(lock: Path) -> Iterator[None]:
             raise DownloadError(
                 "DOWNLOAD_RUNNING", "expected to fetch this file alone, got another at it; wait for it"
             ) from error
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
@@ -167,6 +169,17 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any
+    ) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except BaseException:
+            fp.close()  # urllib leaves the connection open where it refuses to follow
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
 
 def _receive(remote: Remote, part: Path, progress: ProgressCallback, cancel: CancelToken) -> bool:
     """One connection: append what comes to the part; True once all of it is there."""
@@ -181,17 +194,19 @@ def _receive(remote: Remote, part: Path, progress: ProgressCallback, cancel: Can
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             return _append(remote, part, answer, start, progress, cancel)
     except urllib.error.HTTPError as error:
-        with error:
-            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                _forget(part)  # what we hold does not belong to what the server has now
-                return False
-            if error.code in (429, 500, 502, 503, 504):
-                return False
-            raise DownloadError(
-                "DOWNLOAD_REFUSED",
-                f"expected a file from {_host(remote.url)}, got status {error.code}; "
-                "the file may have moved, or needs a login",
-            ) from error
+        error.close()
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            _forget(part)  # what we hold does not belong to what the server has now
+            return False
+        if error.code in (429, 500, 502, 503, 504):
+            return False
+        raise DownloadError(
+            "DOWNLOAD_REFUSED",
+            f"expected a file from {_host(remote.url)}, got status {error.code}; "
+            "the file may have moved, or needs a login",
+        ) from error
+    except ValueError as error:  # a redirect to what is no address
+        raise DownloadError("BAD_ADDRESS", "expected an https address, got another; correct it") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise DownloadError(

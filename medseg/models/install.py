@@ -96,6 +96,7 @@ def install_entry(
     _check_free(shelf.models, entry.name, replace_old)
     pins = Pins(shelf.models / PINS_FILE)
     store = shelf.archives or shelf.models / ".archives"
+    _make(shelf.models)
     _make(store)
     archives = [_fetched(part, store, pins, progress, cancel) for part in entry.parts]
     words = Installed(entry.name, entry.licence, tuple(p.url for p in entry.parts), (), (), {})
