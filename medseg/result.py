@@ -40,7 +40,8 @@ class RunRecord:
 
     Attributes:
         input_name: what was read, without a patient's name or a folder.
-        input_sha256: hash of voxels and grid (`hash_volume`), or empty.
+        input_sha256: hash of voxels and grid (`hash_volume`), or empty; of several images, the hash of
+            their hashes.
         model: name of the model's card, or empty where no model ran.
         model_version: version of the card.
         model_sha256: hash of the card and its weights.
@@ -51,6 +52,7 @@ class RunRecord:
         peak_memory_bytes: highest resident memory of the process, or None where unknown.
         warnings: what the user should know.
         started: begin of the run, ISO 8601 in UTC, or empty.
+        channel_sha256: hash of each image of a case of several, in the order of the card's channels.
     """
 
     input_name: str = ""
@@ -65,6 +67,7 @@ class RunRecord:
     peak_memory_bytes: int | None = None
     warnings: tuple[str, ...] = ()
     started: str = ""
+    channel_sha256: tuple[str, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """Everything as dicts, lists, numbers and text, ready for JSON."""

@@ -89,11 +89,10 @@ class SegmentationTask:
             volumes = [replace(_read(source, self.irregular), source=case.name) for source in case.sources]
         with turn_on(model.device, progress):
             result = segment(
-                volumes[0],
+                volumes,
                 model,
                 self.settings,
-                separate=self.separate,
-                separation=self.separation,
+                separate=dict.fromkeys(self.separate, self.separation),
                 progress=progress,
             )
         progress(Progress("write", 0, 1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from medseg.errors import SettingsError
 from medseg.models.loading import DEVICES
+from medseg.preprocess.sanity import SANITY
 from medseg.settings_bounds import check_bounds
 
 
@@ -72,8 +73,37 @@ class InferenceSettings:
     uncertainty: bool = field(
         default=False, metadata={"help": "also make a map of how unsure the model is, 0 to 1"}
     )
+    sanity: str = field(
+        default="refuse",
+        metadata={
+            "help": "a scan that cannot be what the model is for (modality, field of view): refuse it, "
+            "warn only, or do not look",
+            "choices": SANITY,
+        },
+    )
+    rough_model: str = field(
+        default="",
+        metadata={"help": "name or path of a model that finds the region first; the other sees only that"},
+    )
+    rough_classes: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "class that the rough model looks for; repeatable; every one if not given"},
+    )
+    rough_margin_mm: float = field(
+        default=20.0,
+        metadata={
+            "help": "what is kept around the region that the rough model finds",
+            "unit": "mm",
+            "min": 0.0,
+            "max": 1000.0,
+        },
+    )
 
     def __post_init__(self) -> None:
+        if self.rough_model and (self.roi_mm is not None or self.roi_voxels is not None):
+            raise SettingsError(
+                "BAD_SETTING", "expected one way to find the region, got a box and a rough model; give one"
+            )
         check_bounds(self)
         if self.roi_mm is not None and self.roi_voxels is not None:
             raise SettingsError("BAD_SETTING", "expected one region, got roi_mm and roi_voxels; give one")
