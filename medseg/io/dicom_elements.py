@@ -25,6 +25,8 @@ MAX_HEADER_BYTES = 2**28
 """Everything before the pixels of one file."""
 MAX_VALUE_BYTES = 2**16
 """Longer values of a wanted element are not kept."""
+MAX_TABLE_BYTES = 2**17
+"""Look-up table of 65,536 entries."""
 MAX_PRIVATE_BYTES = 2**20
 """Longest private image header (Siemens CSA) that is kept."""
 
@@ -40,6 +42,7 @@ _GROUP_LENGTH, _MEDIA_CLASS, _MEDIA_INSTANCE, _TRANSFER_SYNTAX = (
     0x00020003,
     0x00020010,
 )
+_TABLE_DATA = 0x00283006
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LONG_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
@@ -190,6 +193,13 @@ def read_raw_header(stream: io.BufferedReader, size: int, wanted: frozenset[int]
     return RawHeader(syntax, uids[1], uids[2], meta.at, elements, walker.pixels, foreign, broken)
 
 
+def _longest(tag: int) -> int:
+    """Bytes of a wanted value that are kept."""
+    if tag >> 16 & 1:
+        return MAX_PRIVATE_BYTES
+    return MAX_TABLE_BYTES if tag == _TABLE_DATA else MAX_VALUE_BYTES
+
+
 def _unknown_syntax(syntax: str) -> ReadError:
     what = "one that is not of the standard" if syntax else "none"
     return ReadError("BAD_TRANSFER_SYNTAX", f"expected a transfer syntax of the standard, got {what}")
@@ -325,7 +335,7 @@ class _Walker:
             items = self._sequence(self.at + length, depth + 1, keep, implicit=vr == "UN")
             if keep:
                 kept.items[tag] = items
-        elif keep and length <= (MAX_PRIVATE_BYTES if tag >> 16 & 1 else MAX_VALUE_BYTES):
+        elif keep and length <= _longest(tag):
             kept.values[tag] = self.take(length)
         else:
             self.skip(length)

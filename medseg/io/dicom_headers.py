@@ -10,9 +10,11 @@ import hashlib
 
 from medseg.errors import ReadError
 from medseg.io.dicom_elements import DEFLATED, EXPLICIT_BIG, Elements, RawHeader
+from medseg.io.dicom_modality_lut import MODALITY_LUT, modality_lut_of
 from medseg.io.dicom_mosaic import CSA_HEADER, MOSAIC_COUNT, mosaic_planes
 from medseg.io.dicom_multiframe import FRAME_GROUPS, SHARED_GROUPS, multiframe_planes
-from medseg.io.dicom_planes import PLANE_TAGS, single_plane
+from medseg.io.dicom_nuclear import NUCLEAR_IMAGE, NUCLEAR_TAGS, nuclear_planes
+from medseg.io.dicom_planes import PLANE_TAGS, POSITION, rescale_of, single_plane
 from medseg.io.dicom_records import ImageHeader, PixelLayout, Plane, Problem
 from medseg.io.dicom_source import SourceFile
 from medseg.io.dicom_syntaxes import NATIVE_SYNTAXES, is_decodable
@@ -29,12 +31,13 @@ _STUDY, _SERIES, _INSTANCE, _REFERENCE = 0x0020000D, 0x0020000E, 0x00200013, 0x0
 _PATIENT = (0x00100010, 0x00100020, 0x00100030)
 _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011
 _ALLOCATED, _STORED, _HIGH, _SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
-_PALETTE, _MODALITY_LUT = 0x00281101, 0x00283000
+_PALETTE = 0x00281101
 _PIXEL_DATA = 0x7FE00010
 WANTED_TAGS = PLANE_TAGS | {
     *(_SOP_CLASS, _SOP_UID, _MODALITY, _IMAGE_TYPE, _STUDY, _SERIES, _INSTANCE, _REFERENCE, *_PATIENT),
     *(_SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _ALLOCATED, _STORED, _HIGH, _SIGNED),
-    *(_PALETTE, _MODALITY_LUT, SHARED_GROUPS, FRAME_GROUPS, CSA_HEADER, MOSAIC_COUNT),
+    *(_PALETTE, MODALITY_LUT, SHARED_GROUPS, FRAME_GROUPS, CSA_HEADER, MOSAIC_COUNT),
+    *NUCLEAR_TAGS,
 }
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -155,12 +158,14 @@ def _set_aside(raw: RawHeader) -> Problem | None:
 def _planes(elements: Elements, layout: PixelLayout) -> tuple[Plane, ...]:
     if elements.items.get(FRAME_GROUPS) or word(elements, _SOP_CLASS) in _ENHANCED:
         return multiframe_planes(elements, layout.frames, layout.rows, layout.columns)
+    if word(elements, _SOP_CLASS) == NUCLEAR_IMAGE and (
+        layout.frames != 1 or POSITION not in elements.values
+    ):
+        return nuclear_planes(elements, layout.frames, layout.rows, layout.columns)
     if layout.frames != 1:
         raise ReadError(
             "NO_POSITION", "expected functional groups that place each frame, got none; it cannot be placed"
         )
-    if elements.items.get(_MODALITY_LUT):
-        raise ReadError("BAD_RESCALE", "expected RescaleSlope and RescaleIntercept, got a look-up table")
     plane = single_plane(elements, layout.rows, layout.columns)
     if "MOSAIC" in words(elements, _IMAGE_TYPE):
         return mosaic_planes(elements, plane)
@@ -200,6 +205,7 @@ def _layout(raw: RawHeader, size: int) -> PixelLayout:
         offset=place.offset,
         length=place.length,
         words=raw.transfer_syntax == EXPLICIT_BIG and place.vr == "OW",
+        modality_lut=_has_table(elements),
     )
     sound = (
         layout.rows > 0
@@ -221,6 +227,20 @@ def _layout(raw: RawHeader, size: int) -> PixelLayout:
     if layout.length is not None:
         _check_length(layout, layout.length, size)
     return layout
+
+
+def _has_table(elements: Elements) -> bool:
+    """Whether a look-up table gives the real values; it is checked here, and read again with the pixels.
+
+    Raises:
+        ReadError: `BAD_RESCALE` where it is damaged, or stands beside slopes, of which it takes the place.
+    """
+    if not elements.items.get(MODALITY_LUT):
+        return False
+    modality_lut_of(elements, signed=False)
+    if rescale_of(elements) != (1.0, 0.0) or elements.items.get(FRAME_GROUPS):
+        raise ReadError("BAD_RESCALE", "expected either a slope or a look-up table, got both; re-export it")
+    return True
 
 
 def _check_length(layout: PixelLayout, length: int, size: int) -> None:

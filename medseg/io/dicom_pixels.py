@@ -15,6 +15,7 @@ from medseg.errors import ReadError
 from medseg.io.dicom_archive import SourceReader
 from medseg.io.dicom_codecs import container, decode_frames, without_unused_bits
 from medseg.io.dicom_elements import DEFLATED, EXPLICIT_BIG, InflatingStream
+from medseg.io.dicom_modality_lut import read_modality_lut
 from medseg.io.dicom_records import ImageHeader, PixelLayout, Plane
 
 MAX_ENCAPSULATED_BYTES = 2**32
@@ -60,6 +61,9 @@ def pixel_digest(reader: SourceReader, header: ImageHeader) -> bytes:
     facts = (layout.transfer_syntax, layout.rows, layout.columns, layout.bits_stored, layout.signed)
     rescale = [(p.slope, p.intercept) for p in header.planes]
     digest = hashlib.sha256(repr((facts, rescale)).encode())
+    table = read_modality_lut(reader, header)
+    if table is not None:
+        digest.update(repr(table.first).encode() + table.values.tobytes())
     with reader.open(header.file, whole=True) as (stream, _):
         body, left = _at_pixels(layout, stream), layout.length
         while left is None or left > 0:

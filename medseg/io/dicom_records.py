@@ -55,6 +55,7 @@ class PixelLayout:
         offset: first byte of the value in the file (in the inflated stream of a deflated one).
         length: bytes of a native value, None where it is encapsulated.
         words: whether 8-bit big-endian pixels stand in swapped 16-bit words.
+        modality_lut: whether a table in the header gives the real values.
     """
 
     transfer_syntax: str
@@ -70,6 +71,7 @@ class PixelLayout:
     offset: int
     length: int | None
     words: bool = False
+    modality_lut: bool = False
 
     @property
     def frame_bytes(self) -> int:

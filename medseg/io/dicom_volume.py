@@ -12,6 +12,7 @@ from medseg.errors import ReadError
 from medseg.geometry import FloatArray, Geometry
 from medseg.io.dicom_archive import SourceReader
 from medseg.io.dicom_grouping import Stack
+from medseg.io.dicom_modality_lut import read_modality_lut
 from medseg.io.dicom_pixels import stored_planes
 from medseg.io.dicom_records import Plane
 from medseg.io.dicom_resample import UprightGrid, resample_upright, upright_grid
@@ -109,8 +110,9 @@ def _real_values(
             cancel.check()
         header = members[0].header
         stored = stored_planes(reader, header, [m.plane for m in members])
+        table = read_modality_lut(reader, header)
         for place, member, plane in zip(places, members, stored, strict=True):
-            real = _rescaled(plane, member.plane)
+            real = _rescaled(plane, member.plane) if table is None else table.applied(plane)
             if array.dtype == _EXACT_TYPE and not _is_exact(real):
                 array = array.astype(np.float32)
             array[place] = real
