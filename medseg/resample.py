@@ -8,6 +8,7 @@ Outside the source's field of view (half a voxel beyond its outer centres) stand
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,19 @@ ANTI_ALIAS_FACTOR = 2.0
 
 _PARALLEL_TOLERANCE_VOXELS = 1e-3
 _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
+
+
+ANISOTROPY_FACTOR = 3.0
+"""Voxels are anisotropic where the coarsest spacing exceeds the finest by more than this (nnU-Net)."""
+
+_SPLINE_POLE = math.sqrt(3) - 2
+"""Of the cubic B-spline's recursive prefilter (Unser 1999)."""
+
+_SPLINE_MARGIN = 24
+"""Voxels after which that filter has forgotten its start: the pole's power is 2e-14."""
+
+_BAND_ROWS = 64
+"""Rows of an interpolation matrix that are multiplied together, with the columns that they need."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,11 @@ class AxisMap:
         """`(n,)` source index that is closest; the upper one at equal distance."""
         return np.where(self.weight >= 0.5, self.upper, self.lower)
 
+    @property
+    def snapped(self) -> AxisMap:
+        """The same axis brought over by the nearest voxel instead of interpolation."""
+        return replace(self, lower=self.nearest, weight=np.zeros_like(self.weight))
+
 
 def axis_maps(source: Geometry, target: Geometry) -> tuple[AxisMap, AxisMap, AxisMap] | None:
     """How to go from one grid to another axis by axis, or None where axes are not parallel.
@@ -74,6 +93,119 @@ def axis_maps(source: Geometry, target: Geometry) -> tuple[AxisMap, AxisMap, Axi
         lower = np.floor(clamped).astype(np.int64)
         maps.append(AxisMap(lower, (clamped - lower).astype(np.float32), inside, size))
     return maps[0], maps[1], maps[2]
+
+
+def edge_map(source_size: int, target_size: int) -> AxisMap:
+    """An axis of another number of voxels over the same extent, edges on edges.
+
+    Args:
+        source_size: voxels that hold values.
+        target_size: voxels that want values.
+    """
+    position = source_size / target_size * (np.arange(target_size) + 0.5) - 0.5
+    clamped = np.clip(position, 0, source_size - 1)
+    lower = np.floor(clamped).astype(np.int64)
+    weight = (clamped - lower).astype(np.float32)
+    return AxisMap(lower, weight, np.ones(target_size, dtype=bool), source_size)
+
+
+def coarse_axis(spacing_mm: Sequence[float], other_mm: Sequence[float]) -> int | None:
+    """The one axis along which voxels are far coarser, as nnU-Net decides it; None where there is none.
+
+    Args:
+        spacing_mm: of the grid that holds values; it counts where it is anisotropic, ...
+        other_mm: of the wanted grid; ... else this one.
+    """
+    for spacing in (spacing_mm, other_mm):
+        if max(spacing) / min(spacing) > ANISOTROPY_FACTOR:
+            coarsest = [axis for axis in range(3) if max(spacing) / spacing[axis] == 1]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def resize(
+    array: npt.NDArray[np.float32], shape: Sequence[int], *, order: int = 3, nearest_axis: int | None = None
+) -> npt.NDArray[np.float32]:
+    """Another number of voxels over the same extent, edges on edges.
+
+    The same as `skimage.transform.resize(mode="edge", anti_aliasing=False)` to rounding, one axis after
+    another: linear, or cubic B-splines on an image continued by its border, clipped to its range.
+
+    Args:
+        array: `(i, j, k)` float32.
+        shape: wanted voxels.
+        order: 1 or 3.
+        nearest_axis: an axis brought over by the nearest voxel; then every plane across it is resized,
+            and clipped to its range, by itself.
+
+    Returns:
+        `(i, j, k)` float32; the array itself where nothing changes.
+    """
+    if tuple(shape) == array.shape:
+        return array
+    ends = None if nearest_axis is None else tuple(a for a in range(3) if a != nearest_axis)
+    low, high = array.min(axis=ends, keepdims=True), array.max(axis=ends, keepdims=True)
+    for axis in sorted(range(3), key=lambda a: shape[a] / array.shape[a]):
+        along = edge_map(array.shape[axis], shape[axis])
+        if axis == nearest_axis:
+            array = array.take(along.nearest, axis)
+            low, high = low.take(along.nearest, axis), high.take(along.nearest, axis)
+        elif order == 1:
+            array = _interpolate_axis(array, along, axis)
+        elif array.shape[axis] != shape[axis]:
+            array = _multiplied(array, spline_matrix(array.shape[axis], shape[axis]), axis)
+    return np.clip(array, low, high, out=array) if order == 3 else array
+
+
+def spline_matrix(source_size: int, target_size: int) -> npt.NDArray[np.float64]:
+    """`(target, source)`: weights of cubic B-spline interpolation, edges on edges.
+
+    The image is continued by its border values. The prefilter is the exact inverse of the B-spline's
+    samples 1/6, 4/6, 1/6, two recursive filters whose pole is `sqrt(3) - 2` (Unser 1999, Splines).
+    """
+    padded = np.pad(np.eye(source_size), ((_SPLINE_MARGIN,) * 2, (0, 0)), mode="edge")
+    forth = np.empty_like(padded)
+    forth[0] = padded[0] / (1 - _SPLINE_POLE)
+    for row in range(1, len(padded)):
+        forth[row] = padded[row] + _SPLINE_POLE * forth[row - 1]
+    back = np.empty_like(padded)
+    back[-1] = -_SPLINE_POLE * forth[-1] / (1 - _SPLINE_POLE)
+    for row in range(len(padded) - 2, -1, -1):
+        back[row] = _SPLINE_POLE * (back[row + 1] - forth[row])
+    position = source_size / target_size * (np.arange(target_size) + 0.5) - 0.5 + _SPLINE_MARGIN
+    lower = np.floor(position).astype(int)
+    t = (position - lower)[:, None]
+    taps = ((1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3)
+    result = np.zeros((target_size, source_size))
+    for offset, tap in enumerate(taps):
+        result += tap * back[lower - 1 + offset]
+    return result
+
+
+def _multiplied(
+    array: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64], axis: int
+) -> npt.NDArray[np.float32]:
+    """A matrix applied along an axis, in bands: what lies farther off than the prefilter reaches is 0."""
+    shape = list(array.shape)
+    shape[axis] = len(matrix)
+    result = np.empty(shape, dtype=np.float32)
+    for first in range(0, len(matrix), _BAND_ROWS):
+        rows = matrix[first : first + _BAND_ROWS]
+        near = np.flatnonzero((np.abs(rows) > 1e-12).any(axis=0))
+        columns = slice(int(near[0]), int(near[-1]) + 1)
+        band = rows[:, columns].astype(np.float32)
+        inside: list[slice] = [slice(None)] * 3
+        inside[axis] = columns
+        target: list[slice] = [slice(None)] * 3
+        target[axis] = slice(first, first + len(rows))
+        part = array[tuple(inside)]
+        if axis == 2:
+            result[tuple(target)] = part @ band.T
+        elif axis == 1:
+            result[tuple(target)] = band @ part
+        else:
+            result[tuple(target)] = np.tensordot(band, part, axes=1)
+    return result
 
 
 def resample_volume(volume: Volume, geometry: Geometry, *, fill: float = 0.0) -> Volume:
