@@ -29,6 +29,7 @@ class Model:
         weights_sha256: fingerprint of the weights file; empty for a network made in memory.
         members: further networks of the same card (folds of a cross-validation), whose answers are
             averaged with `network`'s before the activation.
+        masks: of a detector: the network that draws objects in their boxes, on the same device.
     """
 
     card: Card
@@ -36,6 +37,7 @@ class Model:
     device: str = "cpu"
     weights_sha256: str = ""
     members: tuple[nn.Module, ...] = ()
+    masks: nn.Module | None = None
 
 
 def choose_device(device: str = "auto") -> str:
@@ -85,11 +87,13 @@ def load_model(name_or_path: str | Path, *, device: str = "auto", trust_code: bo
     where = choose_device(device)
     built = known.build(path, card, trust_code)
     networks = [network.eval().to(where) for network in (built.network, *built.members)]
-    for network in networks:
+    masks = None if built.masks is None else built.masks.eval().to(where)
+    for network in networks if masks is None else [*networks, masks]:
         network.requires_grad_(requires_grad=False)
     _check_channels(networks[0], card)
     card = replace(card, notes=card.notes + built.notes)
-    return Model(card, networks[0], where, fingerprint(known.weights(path, card)), tuple(networks[1:]))
+    weights = fingerprint(known.weights(path, card))
+    return Model(card, networks[0], where, weights, tuple(networks[1:]), masks)
 
 
 def _check_channels(network: nn.Module, card: Card) -> None:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg.errors import ModelError
 
@@ -37,11 +37,13 @@ class BuiltNetwork:
     Attributes:
         network: `(1, in_channels, i, j, k)` float32 to `(1, out_channels, i, j, k)`.
         members: further networks of the same card (folds of a cross-validation).
+        masks: of a detector: the network that draws objects in their boxes.
         notes: what was left out or changed on the way.
     """
 
     network: nn.Module
     members: tuple[nn.Module, ...] = ()
+    masks: nn.Module | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -73,30 +75,52 @@ def _require_file(path: Path) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a `.safetensors` file, or of a `.pt`/`.pth` checkpoint.
 
-    Checkpoints are read with `weights_only=True`, so a pickle cannot run anything.
+    Checkpoints are read with `weights_only=True`, so a pickle cannot run anything; beside tensors only
+    numpy's numbers are let in.
 
     Raises:
         ModelError: `WEIGHTS_MISSING`, `WEIGHTS_CORRUPTED`, or `NOT_WEIGHTS` where the file holds no
             table of tensors.
     """
+    if path.suffix != ".safetensors":
+        return _state_dict(read_checkpoint(path), path.name)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     _require_file(path)
-    content: object
     try:
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
+        return _state_dict(load_file(path), path.name)
+    except (SafetensorError, *_LOAD_ERRORS) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise _corrupted(path) from error
 
-            try:
-                content = load_file(path)
-            except SafetensorError as error:
-                raise _corrupted(path) from error
-        else:
-            import torch
 
+def read_checkpoint(path: Path, *, only_glance: bool = False) -> object:
+    """What a `.pt`/`.pth` file holds: tables, lists, words, numbers, tensors, arrays of numpy.
+
+    Read with `weights_only=True`, so a pickle cannot run anything.
+
+    Args:
+        path: of the file.
+        only_glance: leave the numbers of tensors on the disk, unchecked, until they are asked for.
+
+    Raises:
+        ModelError: `WEIGHTS_MISSING`, `WEIGHTS_CORRUPTED`, `CODE_REFUSED`.
+    """
+    import torch
+
+    _require_file(path)
+    is_zip = zipfile.is_zipfile(path)
+    try:
+        if not only_glance:
             _check_sums(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            content: object = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=only_glance and is_zip
+            )
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
+        if is_zip:
             raise ModelError(
                 "CODE_REFUSED",
                 f"expected plain tensors in {path.name}, got a pickle that asks for other code; "
@@ -105,7 +129,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise _corrupted(path) from error
     except _LOAD_ERRORS as error:
         raise _corrupted(path) from error
-    return _state_dict(content, path.name)
+    return content
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickle needs for numpy's numbers and arrays of them, of which training logs are full."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
+    # The second name is that of numpy before 2.0.
+    array = np.zeros(0).__reduce__()[0]
+    return [
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+        array,
+        (array, "numpy.core.multiarray._reconstruct"),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(k)) for k in kinds),
+    ]
 
 
 def _check_sums(path: Path) -> None:
@@ -157,6 +200,8 @@ def _state_dict(content: object, file_name: str) -> dict[str, Tensor]:
 def load_into(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put weights into a network, all of them or none.
 
+    A network on torch's `meta` device takes the tensors themselves; another one, their numbers.
+
     Raises:
         ModelError: `WEIGHTS_MISMATCH`, naming keys that lack, are too many, or differ in shape;
             `WEIGHTS_NOT_FINITE`, weights that are no numbers.
@@ -182,7 +227,7 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
             "WEIGHTS_NOT_FINITE",
             f"expected finite weights, got NaN or infinity in {_some(broken)}; train or download them again",
         )
-    network.load_state_dict(dict(weights))
+    network.load_state_dict(dict(weights), assign=any(tensor.is_meta for tensor in wanted.values()))
 
 
 def _some(keys: list[str]) -> str:
