@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,12 +39,14 @@ class MergeRule:
         min_voxels: smaller objects are dropped.
         by_volume: object 1 is the largest; otherwise the first in the array.
         joining: offsets that join components; None for none.
+        least_top: objects whose highest voxel is lower are dropped.
     """
 
     h: float = 0.0
     min_voxels: float = 1.0
     by_volume: bool = False
     joining: Offsets | None = None
+    least_top: float = -math.inf
 
 
 class Workbench(Protocol):
@@ -135,7 +138,10 @@ def merge_basins(
     if rule.joining is not None and len(rule.joining[0]) and len(graph.roots):
         pairs, lengths = _all_gaps(grid, bench, graph, rule.joining, watch)
         object_of = join_across_gaps(graph, object_of, pairs, lengths)
-    return graph, number_objects(graph, object_of, rule.min_voxels, by_volume=rule.by_volume)
+    objects = number_objects(
+        graph, object_of, rule.min_voxels, by_volume=rule.by_volume, least_top=rule.least_top
+    )
+    return graph, objects
 
 
 def _all_gaps(

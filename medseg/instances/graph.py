@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -257,7 +258,12 @@ class Objects:
 
 
 def number_objects(
-    graph: BasinGraph, object_of: npt.NDArray[np.int64], min_voxels: float, *, by_volume: bool
+    graph: BasinGraph,
+    object_of: npt.NDArray[np.int64],
+    min_voxels: float,
+    *,
+    by_volume: bool,
+    least_top: float = -math.inf,
 ) -> Objects:
     """Give ids 1, 2, … without gaps.
 
@@ -266,14 +272,17 @@ def number_objects(
         object_of: `(n,)` representative basin of every basin's object.
         min_voxels: smaller objects are dropped.
         by_volume: the largest first, equal ones by smallest global index; otherwise all by that.
+        least_top: objects whose highest voxel is lower are dropped.
     """
     representatives, place = np.unique(object_of, return_inverse=True)
     voxels = np.zeros(len(representatives), dtype=np.int64)
     first = np.full(len(representatives), np.iinfo(np.int64).max)
     np.add.at(voxels, place, graph.voxels)
     np.minimum.at(first, place, graph.first)
+    tops = np.full(len(representatives), -np.inf, dtype=np.float32)
+    np.maximum.at(tops, place, graph.tops)
     order = np.lexsort((first, -voxels)) if by_volume else np.argsort(first)
-    order = order[voxels[order] >= min_voxels]
+    order = order[(voxels[order] >= min_voxels) & (tops[order] >= least_top)]
     ids = np.zeros(len(representatives), dtype=np.int64)
     ids[order] = np.arange(1, len(order) + 1)
     return Objects(np.concatenate([[0], ids[place]]), voxels[order], first[order])

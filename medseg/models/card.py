@@ -169,6 +169,38 @@ class Detection:
         _require(fine, "a least volume of 0 mm3 or more", self.min_volume_mm3)
 
 
+@dataclass(frozen=True)
+class LearnedDistance:
+    """How a network's two answers become objects that may touch.
+
+    The network of such a card answers, voxel by voxel, the depth below an object's surface in parts of
+    the object's greatest depth, and then how likely the voxel is in an object at all. It is used on a
+    grid on which objects have the size that it knows: the card's `spacing_mm` is that grid for objects
+    of `diameter_voxels * spacing_mm`, and another diameter asks for another spacing.
+
+    Attributes:
+        diameter_voxels: of a typical object on the card's grid.
+        diameter_mm: of a typical object where nobody states another; 0 where it is to be estimated.
+        persistence: least rise of depth above a saddle that makes an object of its own.
+        least_depth: objects whose deepest voxel has less are dropped as doubtful.
+
+    Raises:
+        ModelError: `BAD_CARD`.
+    """
+
+    diameter_voxels: float = 12.0
+    diameter_mm: float = 0.0
+    persistence: float = 0.1
+    least_depth: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(3 <= self.diameter_voxels <= 100, "diameter_voxels from 3 to 100", self.diameter_voxels)
+        fine = math.isfinite(self.diameter_mm) and self.diameter_mm >= 0
+        _require(fine, "an expected diameter of 0 mm or more", self.diameter_mm)
+        for name in ("persistence", "least_depth"):
+            _require(0 <= getattr(self, name) < 1, f"{name} from 0 to below 1", getattr(self, name))
+
+
 DETECTOR_MAPS = 8
 """Channels of a network whose card has a `Detection`."""
 
@@ -209,6 +241,7 @@ class Card:
             answers, interpolated before the activation; or labels, decided on the card's grid.
         network: class, arguments, weights.
         detection: how its maps become boxes and objects, for a detector; None for all other models.
+        separation: how depth and foreground become objects, for a model that learned both; else None.
         notes: what was left out or changed when the recipe was read; not part of the hash.
 
     Raises:
@@ -237,6 +270,7 @@ class Card:
     crop: Crop = "none"
     resampling: Resampling = Resampling()
     detection: Detection | None = None
+    separation: LearnedDistance | None = None
     claim_order: tuple[int, ...] = ()
     keep_largest: tuple[int, ...] = ()
     foreground: ForegroundCrop | None = None
@@ -282,6 +316,14 @@ class Card:
         if self.detection is not None:
             fine = self.out_channels == DETECTOR_MAPS and len(set(self.output_ids) - {0}) == 1
             _require(fine, f"{DETECTOR_MAPS} maps of one class from a detector", self.output_ids)
+
+        if self.separation is not None:
+            fine = self.out_channels == 2 and self.output_ids[0] == 0 and self.threshold is not None
+            _require(fine, "depth and foreground with a threshold", self.output_ids)
+            grid = (self.orientation, None if self.spacing_mm is None else len(set(self.spacing_mm)))
+            _require(grid == (None, 1), "an isotropic grid along the source's axes", grid)
+            fine = self.activation == "sigmoid" and self.in_channels == 1 and self.detection is None
+            _require(fine, "one image, and a sigmoid for both answers", self.activation)
 
     @property
     def out_channels(self) -> int:
