@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -175,7 +176,7 @@ def read_raw_header(stream: io.BufferedReader, size: int, wanted: frozenset[int]
     tags = (_TRANSFER_SYNTAX, _MEDIA_CLASS, _MEDIA_INSTANCE)
     meta = _Walker(stream, size, 132, frozenset({_GROUP_LENGTH, *tags}))
     found = meta.meta_header()
-    uids = [found.values.get(tag, b"").decode("latin-1").strip("\0 ") for tag in tags]
+    uids = [sys.intern(found.values.get(tag, b"").decode("latin-1").strip("\0 ")) for tag in tags]
     syntax = uids[0]
     broken = None if syntax.startswith(IMPLICIT_LITTLE) else _unknown_syntax(syntax)
     walker = _Walker(stream, size, meta.at, wanted)

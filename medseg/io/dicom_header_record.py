@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import fields
-from functools import lru_cache
 from typing import Any
 
-from medseg.io.dicom_records import ImageHeader, PixelLayout, Plane, Problem
+from medseg.io.dicom_records import ImageHeader, PixelLayout, Plane, Problem, one_of_equals
 from medseg.io.dicom_source import SourceFile
 
 _HEADER = tuple(f.name for f in fields(ImageHeader) if f.name != "file")
@@ -17,6 +17,9 @@ _PROBLEM = tuple(f.name for f in fields(Problem))
 
 RECORD_FIELDS = (_HEADER, _LAYOUT, _PLANE, _PROBLEM)
 """What a record holds, in order; records of other fields are of another version."""
+
+
+_SHARED_WORDS = ("sop_class_uid", "study_uid", "series_uid", "frame_of_reference_uid", "modality")
 
 
 def record_of(header: ImageHeader | None) -> bytes:
@@ -43,11 +46,13 @@ def header_from(record: bytes, file: SourceFile) -> ImageHeader | None:
         return None
     plain: dict[str, Any] = dict(zip(_HEADER, row, strict=True))
     plain["patient"] = bytes.fromhex(plain["patient"])
-    plain["layout"] = None if plain["layout"] is None else PixelLayout(*plain["layout"])
+    plain["layout"] = None if plain["layout"] is None else one_of_equals(PixelLayout(*plain["layout"]))
     plain["planes"] = tuple(Plane(*map(_frozen, plane)) for plane in plain["planes"])
     for name in ("problem", "set_aside"):
         plain[name] = None if plain[name] is None else Problem(*plain[name])
     plain["notes"] = tuple(plain["notes"])
+    for name in _SHARED_WORDS:
+        plain[name] = sys.intern(plain[name])
     return ImageHeader(file, **plain)
 
 
@@ -56,10 +61,4 @@ def _values(thing: object, names: tuple[str, ...]) -> list[Any] | None:
 
 
 def _frozen(value: Any) -> Any:
-    return _one_of_equals(tuple(value)) if isinstance(value, list) else value
-
-
-@lru_cache(maxsize=4096)
-def _one_of_equals(value: tuple[float, ...]) -> tuple[float, ...]:
-    """The same object for equal directions and spacings: a hundred thousand headers share them."""
-    return value
+    return one_of_equals(tuple(value)) if isinstance(value, list) else value

@@ -15,7 +15,7 @@ from medseg.io.dicom_mosaic import CSA_HEADER, MOSAIC_COUNT, mosaic_planes
 from medseg.io.dicom_multiframe import FRAME_GROUPS, SHARED_GROUPS, multiframe_planes
 from medseg.io.dicom_nuclear import NUCLEAR_IMAGE, NUCLEAR_TAGS, nuclear_planes
 from medseg.io.dicom_planes import PLANE_TAGS, POSITION, rescale_of, single_plane
-from medseg.io.dicom_records import ImageHeader, PixelLayout, Plane, Problem
+from medseg.io.dicom_records import ImageHeader, PixelLayout, Plane, Problem, one_of_equals
 from medseg.io.dicom_source import SourceFile
 from medseg.io.dicom_syntaxes import NATIVE_SYNTAXES, is_decodable
 from medseg.io.dicom_values import integer_text, integers, safe_uid, uid, word, words
@@ -90,7 +90,7 @@ def header_of(raw: RawHeader, file: SourceFile, size: int) -> ImageHeader:
         modality=_modality(elements),
         patient=_patient_key(elements),
         instance_number=number,
-        layout=layout if planes else None,
+        layout=one_of_equals(layout) if planes else None,
         planes=planes,
         problem=problem,
         set_aside=set_aside,

@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.errors import ReadError
 from medseg.io.dicom_elements import Elements
-from medseg.io.dicom_records import Plane, Triple
+from medseg.io.dicom_records import Plane, Triple, one_of_equals
 from medseg.io.dicom_values import decimal, decimals, doubles, lenient_decimal, word, words
 
 ORIENTATION_TOLERANCE = 1e-3
@@ -121,11 +121,8 @@ def orientation_of(elements: Elements) -> tuple[Triple, Triple]:
             "expected two unit vectors at a right angle as ImageOrientationPatient, got others",
         )
     row, column = row / lengths[0], column / lengths[1]
-    return (float(row[0]), float(row[1]), float(row[2])), (
-        float(column[0]),
-        float(column[1]),
-        float(column[2]),
-    )
+    pair: tuple[Triple, Triple] = one_of_equals((tuple(row.tolist()), tuple(column.tolist())))
+    return pair
 
 
 def pixel_spacing_of(elements: Elements) -> tuple[float, float]:
@@ -139,7 +136,8 @@ def pixel_spacing_of(elements: Elements) -> tuple[float, float]:
         raise ReadError("BAD_SPACING", "expected PixelSpacing in every image, got none; re-export the series")
     if not all(MIN_SPACING_MM <= x <= MAX_SPACING_MM for x in found):
         raise ReadError("BAD_SPACING", "expected a PixelSpacing above 0 and below 1 m, got another")
-    return found[0], found[1]
+    pair: tuple[float, float] = one_of_equals((found[0], found[1]))
+    return pair
 
 
 def rescale_of(elements: Elements) -> tuple[float, float]:

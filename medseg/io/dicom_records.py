@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 from medseg.errors import ReadError
 from medseg.io.dicom_source import SourceFile
 
 Triple = tuple[float, float, float]
+
+
+@lru_cache(maxsize=4096)
+def one_of_equals(value: Any) -> Any:
+    """The same object for equal directions, spacings and layouts: a hundred thousand headers share them."""
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _SAME_AXIS_VOXELS = 1e-4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     """One DICOM file, on its own or inside a zip.
 

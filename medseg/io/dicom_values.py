@@ -42,7 +42,7 @@ def uid(elements: Elements, tag: int) -> str:
     raw = elements.values.get(tag, b"").decode("latin-1").strip("\0 ")
     if raw and (len(raw) > _MAX_UID or not _UID.fullmatch(raw)):
         raise ReadError("BAD_UID", "expected digits and dots, at most 64, as UID, got something else")
-    return raw
+    return sys.intern(raw)
 
 
 def safe_uid(elements: Elements, tag: int) -> str:
