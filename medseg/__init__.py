@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from medseg.inference.plan import InferencePlan, plan_inference
     from medseg.inference.predict import predict
     from medseg.inference.settings import InferenceSettings
+    from medseg.inference.slab_inferer import SlabInferer
     from medseg.instances.foreground import bright_foreground
     from medseg.instances.ome_zarr import open_store
     from medseg.instances.separate import separate
@@ -101,6 +102,7 @@ __all__ = [
     "SeriesInfo",
     "SettingsError",
     "Shape",
+    "SlabInferer",
     "Volume",
     "VolumeError",
     "WriteError",
@@ -177,6 +179,7 @@ _HOME = {
     "SeriesInfo": "medseg.io.dicom_series",
     "SettingsError": "medseg.errors",
     "Shape": "medseg.measure.shape",
+    "SlabInferer": "medseg.inference.slab_inferer",
     "Volume": "medseg.volume",
     "VolumeError": "medseg.errors",
     "WriteError": "medseg.errors",

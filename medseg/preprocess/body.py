@@ -7,6 +7,7 @@ body leaves them out.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from medseg.preprocess.region import IndexBox, whole
 from medseg.volume import Volume
@@ -14,8 +15,10 @@ from medseg.volume import Volume
 CT_AIR_HU = -500.0
 """Half-way between air and water."""
 
-DARK_FRACTION = 0.1
-"""Without a unit: of the way from the lowest value to the 99th percentile, below which there is air."""
+DARK_FRACTION = 0.5
+"""Without a unit: of the way from the darkest percent to Otsu's threshold, below which there is air."""
+
+_BINS = 256
 
 SMALLEST_PART = 0.01
 """Pieces smaller than this part of the largest are no limbs: table, cables, noise."""
@@ -45,8 +48,8 @@ def body_box(volume: Volume, modality: str) -> IndexBox:
     steps = [max(1, -(-n // _MOST_PROBES)) for n in shape]
     probe = volume.array[:: steps[0], :: steps[1], :: steps[2]].astype(np.float32)
     probe = np.where(np.isfinite(probe), probe, np.nanmin(np.where(np.isfinite(probe), probe, np.nan)))
-    low, high = float(probe.min()), float(np.percentile(probe, 99))
-    threshold = CT_AIR_HU if modality == "CT" and low < CT_AIR_HU else low + DARK_FRACTION * (high - low)
+    in_hounsfield = modality == "CT" and float(probe.min()) < CT_AIR_HU
+    threshold = CT_AIR_HU if in_hounsfield else _dark(probe)
     parts, count = ndimage.label(probe > threshold)
     if count == 0:
         return whole(volume.geometry)
@@ -59,3 +62,16 @@ def body_box(volume: Volume, modality: str) -> IndexBox:
     margin = [int(np.ceil(MARGIN_MM / s)) for s in volume.geometry.spacing_mm]
     box = IndexBox((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
     return box.grown(margin, shape)
+
+
+def _dark(probe: npt.NDArray[np.float32]) -> float:
+    """What is certainly no body, from the values alone (Otsu, IEEE Trans. Syst. Man Cybern. 1979)."""
+    low, high = np.percentile(probe, (1, 99))
+    counts, edges = np.histogram(np.clip(probe, low, high), bins=_BINS)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below, total = np.cumsum(counts), np.cumsum(counts * middles)
+    above = below[-1] - below
+    mean_below = total / np.maximum(below, 1)
+    mean_above = (total[-1] - total) / np.maximum(above, 1)
+    between = below * above * (mean_below - mean_above) ** 2.0
+    return float(low + DARK_FRACTION * (middles[int(np.argmax(between))] - low))
