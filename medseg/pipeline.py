@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from medseg.geometry import Geometry
-from medseg.inference.cascade import predict_in_region
-from medseg.inference.plan import InferencePlan, plan_inference
-from medseg.inference.predict import predict
+from medseg.errors import SettingsError
+from medseg.inference.cascade import RegionPrediction, predict_in_region
+from medseg.inference.plan import InferencePlan
+from medseg.inference.predict import Prediction, plan_case, predict_planned
 from medseg.inference.preview import predict_preview
 from medseg.inference.settings import InferenceSettings
+from medseg.inference.stream import Listener
 from medseg.instances.separate import separate as separate_objects
 from medseg.instances.settings import SeparationSettings
 from medseg.io.case_files import channel_files, in_order_of_numbers
@@ -27,6 +28,7 @@ from medseg.io.formats import read_volume
 from medseg.measure.regions import Region, measure_regions
 from medseg.measure.sides import find_swapped_sides
 from medseg.models.loading import Model, load_model
+from medseg.objects import objects_as_labels, segment_objects, sized_model
 from medseg.preprocess.channels import as_channels, on_first_grid
 from medseg.preprocess.sanity import find_misfits, judge
 from medseg.progress import CancelToken, ProgressCallback, silent
@@ -114,14 +116,15 @@ def segment(
         ready.card.labels.find(name)
     with clock.stage("read"):
         volumes, notes = _channels(source, images, ready, settings)
+    with clock.stage("load"):
+        ready, sizes = sized_model(ready, volumes[0], settings, progress, cancel)
     if preview is not None:
         with clock.stage("preview"):
             preview(predict_preview(volumes, ready, settings, progress, cancel))
     with clock.stage("segment"):
-        labels, part, found = _labels(volumes, (rough, ready), settings, progress, cancel)
-        plan = plan_inference(part, ready, settings)
-    instances: InstanceVolume | None = None
-    if separate:
+        found, instances = _predicted(volumes, (rough, ready), settings, progress, cancel)
+        labels = found.prediction.labels
+    if separate and (instances is None or isinstance(separate, Mapping)):
         with clock.stage("separate"):
             instances = _objects(labels, separate, volumes[0], progress, cancel)
     cancel.check()
@@ -136,11 +139,11 @@ def segment(
         model_version=ready.card.version,
         model_sha256=_model_sha256(ready),
         device=ready.device,
-        settings={**settings_data(settings), **_separation_data(separate), **_plan_data(plan)},
+        settings={**settings_data(settings), **_separation_data(separate), **_plan_data(found.plan)},
         versions=software_versions(),
         seconds=clock.seconds,
         peak_memory_bytes=peak_memory_bytes(),
-        warnings=(*notes, *ready.card.notes, *found, *find_swapped_sides(regions)),
+        warnings=(*notes, *sizes, *ready.card.notes, *found.notes, *find_swapped_sides(regions)),
         started=started,
     )
     return Result(labels, instances, regions, record, volumes[0])
@@ -177,19 +180,31 @@ def _channels(
     return volumes, (*told, *notes, *misfits)
 
 
-def _labels(
+def _predicted(
     volumes: tuple[Volume, ...],
     models: tuple[Model | None, Model],
     settings: InferenceSettings,
     progress: ProgressCallback,
     cancel: CancelToken,
-) -> tuple[LabelVolume, Geometry, tuple[str, ...]]:
-    """Labels, the part of the grid that the model saw, and notes."""
+) -> tuple[RegionPrediction, InstanceVolume | None]:
+    """What the model says of the whole case, or of the region that a rough model finds; and objects.
+
+    Objects come here from a model that learned them, whose labels are the objects' classes.
+    """
     rough, fine = models
-    if rough is None:
-        return predict(volumes, fine, settings, progress, cancel), volumes[0].geometry, ()
-    cropped = predict_in_region(volumes, (rough, fine), settings, progress, cancel)
-    return cropped.labels, cropped.part, cropped.notes
+    if fine.card.separation is not None:
+        if rough is not None:
+            raise SettingsError(
+                "BAD_SETTING", "expected no rough model before a model of objects, got one; give a region"
+            )
+        plan = plan_case(volumes, fine, settings)
+        objects = segment_objects(volumes[0], fine, settings, progress=progress, cancel=cancel)
+        return RegionPrediction(Prediction(objects_as_labels(objects)), plan, ()), objects
+    if rough is not None:
+        return predict_in_region(volumes, (rough, fine), settings, progress, cancel), None
+    plan = plan_case(volumes, fine, settings)
+    listener = Listener(progress, cancel)
+    return RegionPrediction(predict_planned(volumes, fine, settings, plan, listener), plan, ()), None
 
 
 def _objects(

@@ -32,7 +32,7 @@ def list_(
     entries = list_models()
     if json:
         rows = [
-            {"name": e.name, "shelf": e.shelf, "problem": e.problem or None}
+            {"name": e.name, "shelf": e.shelf, "problem": e.problem or None, "hides": e.hides or None}
             | (summary(e.card) if e.card else {})
             for e in entries
         ]
@@ -49,6 +49,9 @@ def list_(
         for e in entries
     ]
     print_table("Models at hand", ["name", "version", "modality", "structures", "licence"], cells)
+    for entry in entries:
+        if entry.hides:
+            say(hiding(entry.name, entry.hides))
 
 
 def _list_remote(*, json: bool) -> None:
@@ -149,17 +152,26 @@ def show(name: str, /, *, json: Json = False) -> None:
         name: a name from `medseg models list`, or the path of one.
         json: print one JSON object on standard output.
     """
-    from medseg.models.registry import find_model, read_card
+    from medseg.models.registry import find_model, hidden_by, read_card
 
     card = read_card(find_model(name))
+    hides = hidden_by(name)
     structures = [{"id": label.id, "name": label.name} for label in card.labels]
     if json:
-        print_json(summary(card) | {"labels": structures, "notes": list(card.notes)})
+        told = {"labels": structures, "notes": list(card.notes), "hides": hides or None}
+        print_json(summary(card) | told)
         return
     print_table(card.name, ["", "says"], [[key, str(value)] for key, value in summary(card).items()])
     print_table("Structures", ["id", "name"], [[str(s["id"]), str(s["name"])] for s in structures])
     for note in card.notes:
         print(f"note: {note}")
+    if hides:
+        say(hiding(name, hides))
+
+
+def hiding(name: str, shelf: str) -> str:
+    """That a model hides another of its name."""
+    return f"note: {name!r} in your own folder hides the {shelf} model of that name; rename it to reach that"
 
 
 def summary(card: Card) -> dict[str, Any]:
@@ -171,6 +183,7 @@ def summary(card: Card) -> dict[str, Any]:
         "licence": card.licence,
         "modality": card.modality,
         "input_images": card.in_channels,
+        "image_names": list(card.channel_names) or None,
         "orientation": card.orientation,
         "spacing_mm": list(card.spacing_mm) if card.spacing_mm else None,
         "window": list(card.window.size),

@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say
-from medseg.cli.source import SourceFlags, read_source
-from medseg.errors import ModelError, WriteError
+from medseg.cli.source import SourceFlags, channel_paths, read_source
+from medseg.errors import WriteError
 from medseg.export.settings import ExportSettings
 from medseg.inference.settings import InferenceSettings
 
@@ -48,7 +48,7 @@ def segment(
     """Segment a scan and write `labels.nii.gz`, `regions.csv` and `run.json` into a folder.
 
     Args:
-        inputs: a scan; as many files as the model has input images, in its order.
+        inputs: a scan; for a model of several images as many, in its order or as NAME=PATH.
         model: a name from `medseg models list`, or the folder of a model.
         output: folder to write into; made if missing.
         flags: which series, which classes.
@@ -58,23 +58,22 @@ def segment(
     """
     import medseg.pipeline
     from medseg.export.write import require_source, write_result
-    from medseg.inference.plan import plan_inference
+    from medseg.inference.predict import plan_case
     from medseg.models.loading import load_model
-    from medseg.models.registry import find_model
+    from medseg.models.registry import find_model, read_card
 
     require_writable(output)
-    find_model(model)  # a wrong name is told before anything is read
-    volume = read_source(inputs[0], flags)
-    require_source(export, volume)
+    card = read_card(find_model(model))  # what is wrong with model or number of images is told first
+    paths = channel_paths(inputs, card)
+    volumes = tuple(read_source(path, flags) for path in paths)
+    require_source(export, volumes[0])
     loaded = load_model(model, device=settings.device)
-    if len(inputs) != loaded.card.in_channels:
-        raise ModelError(
-            "CHANNELS_MISMATCH",
-            f"expected {loaded.card.in_channels} input image(s) for this model, got {len(inputs)}; name each",
-        )
-    say(f"plan: {plan_inference(volume.geometry, loaded, settings).sentence}")
+    if card.channel_names:
+        say(f"images are taken as: {', '.join(card.channel_names)}")
+    if not settings.rough_model:  # otherwise the part of the scan is not known yet
+        say(f"plan: {plan_case(volumes[:1], loaded, settings).sentence}")
     with progress_bar() as report:
-        result = medseg.pipeline.segment(volume, loaded, settings, separate=flags.separate, progress=report)
+        result = medseg.pipeline.segment(volumes, loaded, settings, separate=flags.separate, progress=report)
     folder = write_result(result, output, export)
     if json:
         print_json(summary(result, folder))

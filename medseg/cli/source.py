@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from medseg.errors import ModelError
+
 if TYPE_CHECKING:
+    from medseg.models.card import Card
     from medseg.volume import Volume
 
 Irregular = Literal["resample", "reject", "fill"]
@@ -56,3 +60,40 @@ def read_source(path: Path, flags: SourceFlags) -> Volume:
 
         return read_series(path, flags.series or None, volume=flags.volume or None, irregular=flags.irregular)
     return read_volume(path)
+
+
+def channel_paths(inputs: Sequence[Path], card: Card) -> tuple[Path, ...]:
+    """What a person named as a case, as one path per channel of the model.
+
+    Args:
+        inputs: paths in the order of the card's channels; or each as `NAME=PATH` with the name of its
+            channel; or with nnU-Net's numbers, which then give the order; or one such path for all.
+        card: gives the number of channels and their names.
+
+    Raises:
+        ModelError: `CHANNELS_MISMATCH`, another number of images than the model has channels.
+        ReadError: `CHANNELS_MISSING`, a gap in nnU-Net's numbers.
+    """
+    from medseg.io.case_files import channel_files, in_order_of_numbers
+
+    paths = _in_order_of_names(inputs, card)
+    if paths is None:
+        alone = len(inputs) == 1 and card.in_channels > 1
+        paths = channel_files(inputs[0]) if alone else in_order_of_numbers(inputs)
+    if len(paths) != card.in_channels:
+        names = f" ({', '.join(card.channel_names)})" if card.channel_names else ""
+        raise ModelError(
+            "CHANNELS_MISMATCH",
+            f"expected {card.in_channels} input image(s) for this model{names}, got {len(paths)}; name each",
+        )
+    return paths
+
+
+def _in_order_of_names(inputs: Sequence[Path], card: Card) -> tuple[Path, ...] | None:
+    """Paths behind `NAME=`, in the order of the card's channels; None where not all are written so."""
+    known = [name.strip().lower() for name in card.channel_names]
+    told = [str(path).partition("=") for path in inputs]
+    table = {name.strip().lower(): Path(path) for name, equals, path in told if equals}
+    if not known or len(table) < len(inputs) or set(table) - set(known):
+        return None
+    return tuple(table[name] for name in known if name in table)

@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.geometry import Geometry
-from medseg.inference.predict import predict
+from medseg.inference.plan import InferencePlan
+from medseg.inference.predict import Prediction, plan_case, predict, predict_planned
 from medseg.inference.settings import InferenceSettings
+from medseg.inference.stream import Listener
 from medseg.labels import LabelSet
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.volume import LabelVolume, Volume
@@ -38,17 +40,17 @@ Bounds = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Cropped:
+class RegionPrediction:
     """What a run on a part of a scan gave.
 
     Attributes:
-        labels: on the whole grid of the source, background outside the part.
-        part: grid of the part that was looked at last.
+        prediction: on the whole grid of the source; background, and sure of it, outside the part.
+        plan: of the last run of the fine model; its source is the part that was looked at.
         notes: what was found and done, for the run record.
     """
 
-    labels: LabelVolume
-    part: Geometry
+    prediction: Prediction
+    plan: InferencePlan
     notes: tuple[str, ...]
 
 
@@ -58,15 +60,15 @@ def predict_in_region(
     settings: InferenceSettings | None = None,
     progress: ProgressCallback = silent,
     cancel: CancelToken | None = None,
-) -> Cropped:
+) -> RegionPrediction:
     """Segment the part of a case in which a rough model finds something.
 
     Args:
         volumes: in the order of the fine card's channels, on one grid. A rough model of one channel sees
             the first.
         models: the rough one and the fine one.
-        settings: of both; `rough_classes` and `rough_margin_mm` say what is looked for and how much around
-            it is kept.
+        settings: of the fine one; `rough_classes` and `rough_margin_mm` say what is looked for and how
+            much around it is kept.
         progress: told after every window.
         cancel: looked at before every window.
 
@@ -78,38 +80,48 @@ def predict_in_region(
     """
     rough, fine = models
     settings = settings or InferenceSettings()
-    seen = [rough.card.labels.find(name).id for name in settings.rough_classes]
-
-    def report(told: Progress) -> None:
-        progress(replace(told, stage=ROUGH_STAGE))
-
-    one = volumes if rough.card.in_channels == len(volumes) else volumes[:1]
-    found = predict(one, rough, settings, report, cancel)
+    listener = Listener(progress, cancel)
     source = volumes[0].geometry
-    bounds = _bounds_of(np.isin(found.array, seen) if seen else found.array > 0)
-    del found
+    seen = [rough.card.labels.find(name).id for name in settings.rough_classes]
+    bounds = _found_by(rough, volumes, seen, settings, listener)
     if bounds is None:
-        labels = predict(volumes, fine, settings, progress, cancel)
         note = (
             f"[ROUGH_FOUND_NOTHING] {rough.card.name} found nothing of what was looked for, so the whole "
             "scan was segmented"
         )
-        return Cropped(labels, source, (note,))
+        plan = plan_case(volumes, fine, settings)
+        return RegionPrediction(predict_planned(volumes, fine, settings, plan, listener), plan, (note,))
     bounds = _grown(bounds, _voxels(settings.rough_margin_mm, source), source.shape)
     bounds = _at_least(bounds, fine, source)
     wanted = _same_classes(fine.card.labels, rough.card.labels, seen)
     widened = 0
     while True:
         part = [volume.crop(*bounds) for volume in volumes]
-        labels = predict(part, fine, settings, progress, cancel)
-        touched = touched_faces(labels.array, wanted) & ~_at_the_end(bounds, source.shape)
+        plan = plan_case(part, fine, settings)
+        prediction = predict_planned(part, fine, settings, plan, listener)
+        touched = touched_faces(prediction.labels.array, wanted) & ~_at_the_end(bounds, source.shape)
         if not touched.any():
             break
         step = settings.rough_margin_mm * 2**widened if widened < MOST_WIDENINGS else np.inf
         room = np.where(touched, np.minimum(_voxels(step, source), max(source.shape)), 0)
-        bounds = _grown(bounds, room, source.shape)
+        bounds = _grown(bounds, np.maximum(room, touched), source.shape)
         widened += 1
-    return Cropped(_on_whole(labels, bounds, source), labels.geometry, _notes(labels, source, rough, widened))
+    notes = _notes(part[0].geometry, source, rough, widened)
+    return RegionPrediction(_on_whole(prediction, bounds, volumes[0]), plan, notes)
+
+
+def _found_by(
+    rough: Model, volumes: Sequence[Volume], seen: Sequence[int], settings: InferenceSettings, told: Listener
+) -> Bounds | None:
+    """The box of what the rough model finds, with its own overlap, without mirroring."""
+
+    def report(progress: Progress) -> None:
+        told.progress(replace(progress, stage=ROUGH_STAGE))
+
+    own = replace(settings, overlap_fraction=None, mirror=False, classes=(), uncertainty=False)
+    images = volumes if rough.card.in_channels == len(volumes) else volumes[:1]
+    found = predict(images, rough, own, report, told.cancel).array
+    return _bounds_of(np.isin(found, seen) if seen else found > 0)
 
 
 def touched_faces(array: npt.NDArray[np.integer], ids: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -179,16 +191,23 @@ def _same_classes(fine: LabelSet, rough: LabelSet, seen: Sequence[int]) -> tuple
     return tuple(label.id for label in fine if label.name.strip().lower() in names)
 
 
-def _on_whole(labels: LabelVolume, bounds: Bounds, source: Geometry) -> LabelVolume:
-    array = np.zeros(source.shape, dtype=labels.array.dtype)
-    array[tuple(slice(a, b) for a, b in bounds.T)] = labels.array
-    return LabelVolume(array, source, labels.labels)
+def _on_whole(prediction: Prediction, bounds: Bounds, whole: Volume) -> Prediction:
+    place = tuple(slice(a, b) for a, b in bounds.T)
+    array = np.zeros(whole.geometry.shape, dtype=prediction.labels.array.dtype)
+    array[place] = prediction.labels.array
+    labels = LabelVolume(array, whole.geometry, prediction.labels.labels)
+    if prediction.uncertainty is None:
+        return Prediction(labels)
+    unsure = np.zeros(whole.geometry.shape, dtype=np.float32)
+    unsure[place] = prediction.uncertainty.array
+    return Prediction(labels, replace(whole, array=unsure))
 
 
-def _notes(labels: LabelVolume, source: Geometry, rough: Model, widened: int) -> tuple[str, ...]:
-    part = " x ".join(map(str, labels.geometry.shape))
-    whole = " x ".join(map(str, source.shape))
-    notes = [f"[ROUGH_CROP] {part} of {whole} voxels were segmented, around what {rough.card.name} found"]
+def _notes(part: Geometry, source: Geometry, rough: Model, widened: int) -> tuple[str, ...]:
+    shapes = [" x ".join(map(str, grid.shape)) for grid in (part, source)]
+    notes = [
+        f"[ROUGH_CROP] {shapes[0]} of {shapes[1]} voxels were segmented, around what {rough.card.name} found"
+    ]
     if widened:
         notes.append(
             f"[ROUGH_CROP_WIDENED] a structure touched the border of the crop, so it was widened {widened} "

@@ -36,6 +36,7 @@ class ModelEntry:
         shelf: `"bundled"` or `"user"`.
         card: what it says of itself, or None where it cannot be read.
         problem: why it cannot be read, or empty.
+        hides: shelf of another model of this name that cannot be asked for because of this one, or empty.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelEntry:
     shelf: str
     card: Card | None
     problem: str = ""
+    hides: str = ""
 
 
 def user_folder() -> Path:
@@ -54,14 +56,25 @@ def user_folder() -> Path:
     return Path(platformdirs.user_data_path("medseg", appauthor=False)) / "models"
 
 
-def _folders() -> dict[str, tuple[Path, str]]:
-    """Name to (folder, shelf); the user's own model wins over a bundled one of that name."""
-    found: dict[str, tuple[Path, str]] = {}
+def _folders() -> dict[str, tuple[Path, str, str]]:
+    """Name to (folder, shelf, hidden shelf); the user's own model wins over a bundled one of that name."""
+    found: dict[str, tuple[Path, str, str]] = {}
     for shelf, folder in (("bundled", BUNDLED_FOLDER), ("user", user_folder())):
         if folder.is_dir():
             places = ((path.name, model_place(path)) for path in sorted(folder.iterdir()))
-            found.update({name: (place, shelf) for name, place in places if format_of(place) is not None})
+            for name, place in places:
+                if format_of(place) is not None:
+                    found[name] = (place, shelf, found[name][1] if name in found else "")
     return found
+
+
+def hidden_by(name: str) -> str:
+    """The shelf of a model that another one of the same name hides, or empty.
+
+    Args:
+        name: as it is asked for.
+    """
+    return _folders().get(name, (None, "", ""))[2]
 
 
 def model_place(folder: Path) -> Path:
@@ -76,11 +89,11 @@ def model_place(folder: Path) -> Path:
 def list_models() -> tuple[ModelEntry, ...]:
     """Every model at hand, by name; a damaged one is listed with its problem."""
     entries = []
-    for name, (path, shelf) in sorted(_folders().items()):
+    for name, (path, shelf, hides) in sorted(_folders().items()):
         try:
-            entries.append(ModelEntry(name, path, shelf, read_card(path)))
+            entries.append(ModelEntry(name, path, shelf, read_card(path), hides=hides))
         except ModelError as error:
-            entries.append(ModelEntry(name, path, shelf, None, f"[{error.code}] {error}"))
+            entries.append(ModelEntry(name, path, shelf, None, f"[{error.code}] {error}", hides))
     return tuple(entries)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from medseg.errors import GeometryError, ModelError
 from medseg.geometry import Geometry, require_same_grid
+from medseg.io.dicom_source import DicomVolume
 from medseg.preprocess.prepare import check_volume, without_gaps
 from medseg.resample import resample_volume
 from medseg.volume import Volume
@@ -83,7 +84,8 @@ def on_first_grid(volumes: Sequence[Volume]) -> tuple[tuple[Volume, ...], tuple[
         volumes: one or more.
 
     Returns:
-        The images, and a sentence for each that had to be resampled.
+        The images, and a sentence for each that had to be resampled, and where DICOM headers tell of
+        several studies or frames of reference.
 
     Raises:
         GeometryError: `NO_OVERLAP`, an image covers less than `LEAST_OVERLAP` of the first one's field
@@ -91,7 +93,7 @@ def on_first_grid(volumes: Sequence[Volume]) -> tuple[tuple[Volume, ...], tuple[
         VolumeError: an image that has to be resampled is no scan; codes as in `check_volume`.
     """
     first = volumes[0]
-    result, notes = [first], []
+    result, notes = [first], _origins(volumes)
     for number, volume in enumerate(volumes[1:], start=2):
         if volume.geometry.is_close(first.geometry):
             result.append(replace(volume, geometry=first.geometry))
@@ -112,6 +114,22 @@ def on_first_grid(volumes: Sequence[Volume]) -> tuple[tuple[Volume, ...], tuple[
             f"{covers}"
         )
     return tuple(result), tuple(notes)
+
+
+def _origins(volumes: Sequence[Volume]) -> list[str]:
+    """What DICOM headers tell against images of one case; a person may know better."""
+    sources = [v.dicom for v in volumes if isinstance(v, DicomVolume) and v.dicom is not None]
+    notes = []
+    if len({source.study_uid for source in sources}) > 1:
+        notes.append(
+            "[SEVERAL_STUDIES] the images come from several studies; make sure that they show one patient"
+        )
+    if len({source.frame_of_reference_uid for source in sources}) > 1:
+        notes.append(
+            "[SEVERAL_FRAMES] the images have several frames of reference, so their places need not fit; "
+            "register them first"
+        )
+    return notes
 
 
 def covered_share(first: Geometry, other: Geometry) -> float:
