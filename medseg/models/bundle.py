@@ -1,34 +1,41 @@
 """A MONAI bundle folder as a card.
 
-Read: `configs/metadata.json`, `configs/inference.json`, the name of the weights. Names of classes
-stand in `channel_def` of the network's output. Labels whose ids differ from the channels stand in a
-block `medseg` of the metadata, which MONAI ignores; every part of it may be left out:
-
-    "medseg": {"label_ids": {"1": 2}, "colours": {"2": [245, 245, 245]},
-               "codes": {"2": {"scheme": "SCT", "value": "…", "meaning": "…"}}}
-
-`label_ids` maps channel to id; `colours` and `codes` are by id.
+Read: `configs/metadata.json` (`bundle_metadata`, `bundle_medseg`), the recipe `configs/inference.json` or
+`.yaml` (`bundle_config`, `bundle_steps`, `bundle_outputs`), the names of the weights. Nothing of it is
+executed, unless the user trusts its code (`trusted`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-from medseg.errors import ModelError, VolumeError
-from medseg.labels import Code, Label, LabelSet, colour_of_id
-from medseg.models.bundle_config import BundleConfig, plain, read_json, refuse_hostile_code
-from medseg.models.bundle_steps import lower_inferer, lower_postprocessing, lower_preprocessing
+from medseg.errors import ModelError
+from medseg.models.bundle_config import (
+    BundleConfig,
+    find_recipe,
+    plain,
+    read_json,
+    refuse_hostile_code,
+    refused,
+)
+from medseg.models.bundle_medseg import detection_of, is_inside, separation_of
+from medseg.models.bundle_metadata import first_format, input_names, lower_outputs, modality_of
+from medseg.models.bundle_outputs import Postprocessing, lower_inferer, lower_postprocessing
+from medseg.models.bundle_steps import Preprocessing, lower_preprocessing, unsupported
 from medseg.models.card import Card, NetworkRecipe
-from medseg.models.networks import build_network, network_name
-from medseg.models.weights import BuiltNetwork, load_into, read_weights
+from medseg.models.networks import build_network, network_name, without_devices
+from medseg.models.trusted import TrustedRecipe
+from medseg.models.weights import BuiltNetwork, load_into, read_arrays, read_weights
+
+if TYPE_CHECKING:
+    from torch import nn
 
 METADATA = Path("configs") / "metadata.json"
-INFERENCE = Path("configs") / "inference.json"
 _WEIGHTS = ("models/model.safetensors", "models/model.pt")
-_BACKGROUND_NAMES = ("background", "bg", "0")
-_MODALITIES = {"MRI": "MR", "MR": "MR", "CT": "CT", "PET": "PT", "PT": "PT", "US": "US"}
+TRUSTED_TARGET = "trusted:"
+"""Stands before the key of a network that only the bundle's own code can make."""
 
 
 def is_bundle(folder: Path) -> bool:
@@ -36,39 +43,69 @@ def is_bundle(folder: Path) -> bool:
     return (folder / METADATA).is_file()
 
 
-def read_bundle(folder: Path, _trust_code: bool = False) -> Card:
-    """Lower a bundle to a card; nothing of it is executed.
+def read_bundle(folder: Path, trust_code: bool = False) -> Card:
+    """Lower a bundle to a card; nothing of it is executed, unless its code is trusted.
 
     Args:
         folder: the bundle's folder.
-        _trust_code: whether the user trusts the bundle's own Python.
+        trust_code: whether the user trusts the bundle's own Python (see `trusted`).
 
     Raises:
         ModelError: `BUNDLE_INCOMPLETE`, `BAD_BUNDLE`, `CODE_REFUSED`, `UNSUPPORTED_RECIPE`,
-            `UNKNOWN_NETWORK`, `LABELS_MISMATCH` or `BAD_CARD`, each with a sentence.
+            `UNKNOWN_NETWORK`, `LABELS_MISMATCH`, `BAD_CARD` or `TRUSTED_CODE_FAILED`, each with a sentence.
     """
     metadata = read_json(folder / METADATA)
-    content = read_json(folder / INFERENCE)
-    refuse_hostile_code(content)
-    refuse_hostile_code(metadata)
-    config = BundleConfig(content, folder / INFERENCE.parent)
-    before = lower_preprocessing(config.value("preprocessing"))
-    after = lower_postprocessing(config.value("postprocessing"))
+    config = _config(folder, trust_code=trust_code)
+    if not trust_code:
+        refuse_hostile_code(metadata)
     network = _network(config, folder)
-    labels, output_ids = _outputs(
-        metadata, network.arguments.get("out_channels"), has_background=after.threshold is None
+    named = str(metadata.get("name", "")).strip()
+    is_word = bool(named) and not any(c.isspace() or c in "/\\" for c in named)
+    name = named if is_word else folder.resolve().name
+    return lower_card(metadata, config, network, (name, _licence(metadata, folder)))
+
+
+def lower_card(
+    metadata: Mapping[str, Any], config: BundleConfig, network: NetworkRecipe, words: tuple[str, str]
+) -> Card:
+    """The card of a bundle's parts, wherever they lie.
+
+    Args:
+        metadata: content of `metadata.json`.
+        config: the recipe.
+        network: what answers; its arguments tell the channels where they stand there.
+        words: name and licence.
+
+    Raises:
+        ModelError: as `read_bundle`.
+    """
+    before = lower_preprocessing(config.value("preprocessing")) if config.has("preprocessing") else None
+    after = lower_postprocessing(config.value("postprocessing")) if config.has("postprocessing") else None
+    missing = [f"the recipe has no {name}: none is done" for name, got in
+               (("preprocessing", before), ("postprocessing", after)) if got is None]  # fmt: skip
+    before, after = before or Preprocessing(), after or Postprocessing()
+    out_channels = network.arguments.get("out_channels", network.arguments.get("num_classes"))
+    ids = {str(channel): label for channel, label in after.regions}
+    labels, output_ids = lower_outputs(
+        metadata, out_channels, has_background=after.threshold is None, region_ids=ids
     )
-    image = _first_format(metadata, "inputs")
+    if sorted(ids) not in ([], sorted(str(channel) for channel in range(len(output_ids)))):
+        raise unsupported(f"a choice among channels {sorted(ids)} of {len(output_ids)}", "postprocessing")
+    image = first_format(metadata, "inputs")
     channels = network.arguments.get("in_channels", image.get("num_channels", 1))
+    channels = channels if isinstance(channels, int) else 1
+    if channels > 1 and before.joint:
+        raise unsupported(f"{before.joint[0]} of all channels together (channel_wise)", "preprocessing")
+    names = before.channel_keys if len(before.channel_keys) == channels > 1 else input_names(image, channels)
     return Card(
-        name=_name(metadata, folder),
+        name=words[0],
         version=str(metadata.get("version", "")),
         description=str(metadata.get("description", "")),
-        licence=_licence(metadata, folder),
-        modality=_modality(str(image.get("modality", ""))),
+        licence=words[1],
+        modality=modality_of(image),
         labels=labels,
         output_ids=output_ids,
-        in_channels=channels if isinstance(channels, int) else 1,
+        in_channels=channels,
         orientation=before.orientation,
         spacing_mm=before.spacing_mm,
         intensity=before.intensity,
@@ -77,71 +114,144 @@ def read_bundle(folder: Path, _trust_code: bool = False) -> Card:
         home=after.home,
         network=network,
         threshold=after.threshold,
-        channel_names=_input_names(image, channels),
-        notes=before.notes,
+        detection=detection_of(metadata),
+        separation=separation_of(metadata),
+        channel_names=names,
+        resampling=before.resampling,
+        claim_order=tuple(channel for channel, _ in after.regions),
+        keep_largest=_largest(after, output_ids),
+        foreground=before.foreground,
+        notes=(*before.notes, *after.notes, *missing),
     )
 
 
+def _largest(after: Postprocessing, output_ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Label ids of which the largest piece stays."""
+    if after.keep_largest is None:
+        return ()
+    strange = [channel for channel in after.keep_largest if not 0 <= channel < len(output_ids)]
+    if strange:
+        raise ModelError("BAD_BUNDLE", f"expected channels in applied_labels, got {strange}; repair them")
+    chosen = after.keep_largest or range(len(output_ids))
+    return tuple(output_ids[channel] for channel in chosen if output_ids[channel] != 0)
+
+
 def bundle_weights(folder: Path, card: Card) -> tuple[Path, ...]:
-    """The file that holds a bundle's weights."""
-    return (folder / card.network.weights_file,)
+    """The files that hold a bundle's weights."""
+    own = folder / card.network.weights_file
+    return (own,) if card.detection is None else (own, folder / card.detection.masks.weights_file)
 
 
-def build_bundle(folder: Path, card: Card, _trust_code: bool = False) -> BuiltNetwork:
+def build_bundle(folder: Path, card: Card, trust_code: bool = False) -> BuiltNetwork:
     """The network of a bundle's card with its weights.
 
     Args:
         folder: the bundle's folder.
         card: as `read_bundle` gave it.
-        _trust_code: whether the user trusts the bundle's own Python.
+        trust_code: whether the user trusts the bundle's own Python.
 
     Raises:
         ModelError: the weights are missing, damaged, refused or those of another network.
     """
-    weights = read_weights(folder / card.network.weights_file)
-    network, dropped = build_network(card.network.target, card.network.arguments)
+    network, dropped = _built(folder, card.network, trust_code=trust_code)
+    if card.detection is None:
+        return BuiltNetwork(network, notes=dropped)
+    masks, more_dropped = _built(folder, card.detection.masks)
+    return BuiltNetwork(network, masks=masks, notes=dropped + more_dropped)
+
+
+def _built(
+    folder: Path, recipe: NetworkRecipe, *, trust_code: bool = False
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """A network with its weights, and what was left out."""
+    weights = read_weights(folder / recipe.weights_file)
+    if recipe.target.startswith(TRUSTED_TARGET):
+        network = _trusted_network(folder, recipe, trust_code=trust_code)
+        load_into(network, weights)
+        return network, ()
+    network, dropped = build_network(recipe.target, recipe.arguments)
     load_into(network, weights)
-    return BuiltNetwork(network, notes=dropped)
+    return network, dropped
+
+
+def _trusted_network(folder: Path, recipe: NetworkRecipe, *, trust_code: bool) -> nn.Module:
+    from torch import nn
+
+    key = recipe.target.removeprefix(TRUSTED_TARGET)
+    if not trust_code:
+        raise refused(key, "a network of the bundle's own code")
+    made = TrustedRecipe(folder, read_json(find_recipe(folder / METADATA.parent))).value(key)
+    if not isinstance(made, nn.Module):
+        raise ModelError("BAD_NETWORK", f"expected a network at {key!r}, got {type(made).__name__}")
+    return made
+
+
+def _config(folder: Path, *, trust_code: bool) -> BundleConfig:
+    path = find_recipe(folder / METADATA.parent)
+    root = read_json(path)
+    if trust_code:
+        return BundleConfig(root, path.parent, TrustedRecipe(folder, root).value)
+    refuse_hostile_code(root)
+    return BundleConfig(
+        root | {"bundle_root": "."}, path.parent, None, lambda name: read_arrays(_inside(folder, name))
+    )
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the bundle that a recipe names, wherever the bundle lay when it was written.
+
+    Raises:
+        ModelError: `BUNDLE_INCOMPLETE`.
+    """
+    parts = PurePosixPath(name).parts
+    short = PurePosixPath(*parts[-2:])
+    for tried in (PurePosixPath(name), short):
+        if is_inside(str(tried)) and (folder / tried).is_file():
+            return folder / tried
+    raise ModelError("BUNDLE_INCOMPLETE", f"expected {short} in the bundle, got no such file")
 
 
 def _network(config: BundleConfig, folder: Path) -> NetworkRecipe:
     key = "network_def" if config.has("network_def") else "network"
-    definition = plain(config.value(key))
-    if not isinstance(definition, Mapping) or not isinstance(definition.get("_target_"), str):
+    weights = _weights_file(config, folder)
+    definition = without_devices(config.raw(key))
+    target = definition.get("_target_") if isinstance(definition, Mapping) else None
+    if config.trusted is not None and not _is_known(target):
+        arguments = definition if isinstance(definition, Mapping) else {}
+        plain_ones = {k: v for k, v in arguments.items() if isinstance(v, (int, float, str, list))}
+        return NetworkRecipe(TRUSTED_TARGET + key, plain_ones, weights)
+    definition = plain(definition)
+    if not isinstance(definition, Mapping) or not isinstance(target, str):
         raise ModelError("BAD_BUNDLE", f"expected a _target_ in {key!r}, got {type(definition).__name__}")
     arguments = {name: value for name, value in definition.items() if not name.startswith("_")}
-    weights = next((name for name in _WEIGHTS if (folder / name).is_file()), _WEIGHTS[-1])
-    return NetworkRecipe(
-        "monai.networks.nets." + network_name(definition["_target_"]), arguments, weights_file=weights
-    )
+    return NetworkRecipe("monai.networks.nets." + network_name(target), arguments, weights)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _is_known(target: Any) -> bool:
+    try:
+        return bool(network_name(target)) if isinstance(target, str) else False
+    except ModelError:
+        return False
 
 
-def _first_format(metadata: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    """The network's first input or output of `network_data_format`."""
-    formats = _mapping(_mapping(metadata.get("network_data_format")).get(side))
-    return _mapping(next(iter(formats.values()), None))
+def _weights_file(config: BundleConfig, folder: Path) -> str:
+    """Path of the weights below the bundle's folder: what the recipe loads, else the usual names.
 
-
-def _input_names(image: Mapping[str, Any], channels: Any) -> tuple[str, ...]:
-    """What each of several input images is, where the metadata name all of them."""
-    definition = {str(key): str(name).strip() for key, name in _mapping(image.get("channel_def")).items()}
-    names = tuple(definition.get(str(c), "") for c in range(channels if isinstance(channels, int) else 1))
-    is_whole = len(names) > 1 and all(names) and len({name.lower() for name in names}) == len(names)
-    return names if is_whole else ()
-
-
-def _modality(words: str) -> str:
-    return _MODALITIES.get(words.strip().upper(), words.strip())
-
-
-def _name(metadata: Mapping[str, Any], folder: Path) -> str:
-    """The metadata's name where it can be typed as one word, else the folder's."""
-    stated = str(metadata.get("name", "")).strip()
-    return stated if stated and not any(c.isspace() or c in "/\\" for c in stated) else folder.resolve().name
+    Safetensors of the same name come first.
+    """
+    loaders = [config.raw("checkpointloader")] if config.has("checkpointloader") else []
+    handlers = config.raw("handlers") if config.has("handlers") else []
+    loaders += handlers if isinstance(handlers, list) else []
+    stated = [
+        str(PurePosixPath(loader["load_path"]))
+        for loader in loaders
+        if isinstance(loader, Mapping) and isinstance(loader.get("load_path"), str)
+    ]
+    names = [short for name in stated for short in (name, "/".join(PurePosixPath(name).parts[-2:]))]
+    names = [name for name in names if is_inside(name)]
+    tried = [str(PurePosixPath(name).with_suffix(".safetensors")) for name in names] + names
+    tried += [*_WEIGHTS, "models/model.ts"]
+    return next((name for name in tried if (folder / name).is_file()), (names or [_WEIGHTS[-1]])[0])
 
 
 def _licence(metadata: Mapping[str, Any], folder: Path) -> str:
@@ -152,60 +262,3 @@ def _licence(metadata: Mapping[str, Any], folder: Path) -> str:
         return ""
     lines = (line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
     return next((line for line in lines if line), "")
-
-
-def _outputs(
-    metadata: Mapping[str, Any], out_channels: Any, *, has_background: bool
-) -> tuple[LabelSet, tuple[int, ...]]:
-    """The classes, and the label id of every channel.
-
-    Where the highest score decides, channel 0 is background; where each channel claims voxels by
-    itself, it is so only by name.
-    """
-    names = _channel_names(metadata)
-    channels = out_channels if isinstance(out_channels, int) else max(names, default=0) + 1
-    strange = [c for c in names if not 0 <= c < channels]
-    unnamed = [c for c in range(1, channels) if c not in names]
-    if strange or unnamed:
-        raise ModelError(
-            "LABELS_MISMATCH",
-            f"expected names for the network's channels 0 to {channels - 1}, got some for {strange[:8]} and "
-            f"none for {unnamed[:8]}; repair channel_def in metadata.json",
-        )
-    own = _mapping(metadata.get("medseg"))
-    ids = _mapping(own.get("label_ids"))
-    named_background = channels > 1 and names.get(0, "background").strip().lower() in _BACKGROUND_NAMES
-    first_is_class = not has_background and not named_background
-    output_ids = []
-    for channel in range(channels):
-        default = channel + 1 if first_is_class else channel
-        output_ids.append(_whole(ids.get(str(channel), default), "label_ids"))
-    try:
-        labels = [_label(i, names.get(c, f"label {i}"), own) for c, i in enumerate(output_ids) if i != 0]
-        return LabelSet(tuple(labels)), tuple(output_ids)
-    except VolumeError as error:
-        raise ModelError("LABELS_MISMATCH", f"{error} (in metadata.json)") from error
-
-
-def _label(label_id: int, name: str, own: Mapping[str, Any]) -> Label:
-    """One class with the colour and code that the `medseg` block gives it."""
-    colour = _mapping(own.get("colours")).get(str(label_id), list(colour_of_id(label_id)))
-    if not isinstance(colour, list) or len(colour) != 3:
-        raise ModelError("BAD_BUNDLE", f"expected red, green, blue in colours, got {colour!r}; repair it")
-    red, green, blue = (_whole(part, "colours") for part in colour)
-    code = _mapping(_mapping(own.get("codes")).get(str(label_id)))
-    words = [str(code.get(key, "")) for key in ("scheme", "value", "meaning")]
-    return Label(label_id, name, (red, green, blue), Code(*words) if code else None)
-
-
-def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ModelError("BAD_BUNDLE", f"expected whole numbers in {where!r}, got {value!r}; repair it")
-    return value
-
-
-def _channel_names(metadata: Mapping[str, Any]) -> dict[int, str]:
-    definition = _mapping(_first_format(metadata, "outputs").get("channel_def"))
-    if any(not str(key).isdigit() for key in definition):
-        raise ModelError("BAD_BUNDLE", f"expected channel numbers in channel_def, got {list(definition)[:8]}")
-    return {int(key): str(name) for key, name in definition.items()}

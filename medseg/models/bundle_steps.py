@@ -1,4 +1,4 @@
-"""MONAI's transforms and inferers, read as data.
+"""MONAI's transforms before the network, read as data.
 
 Each function takes what a recipe says of one thing and gives what a card says of it, or refuses
 what it cannot carry out exactly, by name.
@@ -6,44 +6,62 @@ what it cannot carry out exactly, by name.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from medseg.errors import ModelError
-from medseg.models.bundle_config import plain
-from medseg.models.card import Activation, Home, SlidingWindow
-from medseg.models.intensity_steps import FixedRange, IntensityStep, MinMax, PercentileRange, ZScore
+from medseg.models.bundle_config import PythonCode, plain
+from medseg.models.card import Resampling
+from medseg.models.foreground import ForegroundCrop
+from medseg.models.intensity_steps import (
+    FixedRange,
+    IntensityStep,
+    MinMax,
+    PercentileRange,
+    Shift,
+    Threshold,
+    ZScore,
+)
 
-_NO_EFFECT_BEFORE = frozenset({
+_NO_EFFECT = frozenset({
     "LoadImage", "EnsureChannelFirst", "AddChannel", "AsChannelFirst", "EnsureType", "CastToType",
-    "ToTensor", "ToDevice", "ToMetaTensor", "SelectItems", "Identity", "DataStats",
+    "ToTensor", "ToDevice", "ToMetaTensor", "SelectItems", "DeleteItems", "CopyItems", "Identity",
+    "DataStats",
 })  # fmt: skip
-_NO_EFFECT_AFTER = frozenset({
-    "SaveImage", "EnsureType", "ToTensor", "ToDevice", "CastToType", "SelectItems", "Identity", "DataStats",
-    "DeleteItems", "CopyItems",
-})  # fmt: skip
+_NOT_IMAGES = frozenset({"label", "labels", "mask", "gt"})
+_LINEAR = ("bilinear", "trilinear", 1)
 
+_AS_MONAI = Resampling(fit="first-voxel")
 _LARGEST_NUMBER = 1e30
+_ABOVE = re.compile(r"lambda (\w+): \1 > (-?\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens before the network."""
+    """What happens before the network.
+
+    Attributes:
+        orientation: axis codes, or None.
+        spacing_mm: or None.
+        intensity: steps in order.
+        resampling: how voxels come onto the grid.
+        foreground: crop, or None.
+        joint: steps that measure all channels together.
+        channel_keys: names of the images that are joined, in order; empty where one entry holds them all.
+        notes: sentences.
+    """
 
     orientation: str | None = None
     spacing_mm: tuple[float, float, float] | None = None
     intensity: tuple[IntensityStep, ...] = ()
+    resampling: Resampling = _AS_MONAI
+    foreground: ForegroundCrop | None = None
+    joint: tuple[str, ...] = ()
+    channel_keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Postprocessing:
-    """What happens after the network."""
-
-    activation: Activation = "none"
-    home: Home = "labels-nearest"
-    threshold: float | None = None
 
 
 def unsupported(what: str, where: str) -> ModelError:
@@ -63,6 +81,8 @@ def step_list(value: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
     """
     if isinstance(value, Mapping):
         value = value.get("transforms", [])
+    if isinstance(value, PythonCode):
+        plain(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ModelError("BAD_BUNDLE", f"expected a list of transforms in {where!r}, got another value")
     steps = []
@@ -132,6 +152,12 @@ def triple(value: Any, what: str) -> tuple[float, float, float]:
     return float(value[0]), float(value[1]), float(value[2])
 
 
+def step_keys(step: Mapping[str, Any]) -> tuple[str, ...]:
+    """The entries that a transform works on."""
+    keys = plain(step.get("keys", ()))
+    return (keys,) if isinstance(keys, str) else tuple(str(key) for key in keys)
+
+
 def lower_preprocessing(value: Any) -> Preprocessing:
     """What a bundle's `preprocessing` asks for.
 
@@ -139,107 +165,124 @@ def lower_preprocessing(value: Any) -> Preprocessing:
         ModelError: `UNSUPPORTED_RECIPE` naming a transform, or `BAD_BUNDLE`.
     """
     result = Preprocessing()
+    early: set[tuple[str, ...]] = set()
     for name, step in step_list(value, "preprocessing"):
-        if name in _NO_EFFECT_BEFORE:
+        keys = step_keys(step)
+        if name in _NO_EFFECT or (keys and set(keys) <= _NOT_IMAGES):
             continue
-        if name == "Orientation":
-            codes = plain(step.get("axcodes"))
-            if not isinstance(codes, (str, list)) or len(codes) != 3:
-                raise ModelError("BAD_BUNDLE", f"expected axcodes such as RAS, got {codes!r}; repair them")
-            result = replace(result, orientation="".join(str(code) for code in codes))
-        elif name == "Spacing":
-            result = _with_spacing(result, step)
-        else:
-            result = replace(result, intensity=(*result.intensity, _intensity_step(name, step)))
+        if name == "ConcatItems":
+            if any(sorted(seen) != sorted(keys) for seen in early):
+                raise unsupported("images that are treated differently before ConcatItems", "preprocessing")
+            result = replace(result, channel_keys=keys, joint=())
+            continue
+        early.add(tuple(key for key in keys if key not in _NOT_IMAGES))
+        result = _with_step(result, name, step)
     return result
+
+
+def _with_step(before: Preprocessing, name: str, step: Mapping[str, Any]) -> Preprocessing:
+    if name == "Orientation":
+        codes = plain(step.get("axcodes"))
+        if not isinstance(codes, (str, list)) or len(codes) != 3:
+            raise ModelError("BAD_BUNDLE", f"expected axcodes such as RAS, got {codes!r}; repair them")
+        if before.spacing_mm is not None and len(set(before.spacing_mm)) > 1:
+            raise unsupported("Spacing of several lengths before Orientation", "preprocessing")
+        return replace(before, orientation="".join(str(code) for code in codes))
+    if name == "Spacing":
+        return _with_spacing(before, step)
+    if name == "CropForeground":
+        return _with_crop(before, step)
+    if before.foreground is not None and before.foreground.stage == "grid":
+        raise unsupported(f"{step.get('_target_')} after CropForeground", "preprocessing")
+    if before.resampling.intensity_first:
+        raise unsupported("intensity steps before and after Spacing", "preprocessing")
+    joint = before.joint
+    if name in ("NormalizeIntensity", "ScaleIntensity", "ScaleIntensityRangePercentiles"):
+        joint = joint if truth(step.get("channel_wise", False)) else (*joint, name)
+    return replace(before, intensity=(*before.intensity, _intensity_step(name, step)), joint=joint)
 
 
 def _with_spacing(before: Preprocessing, step: Mapping[str, Any]) -> Preprocessing:
     mode = plain(step.get("mode", "bilinear"))
-    if (mode if isinstance(mode, str) else mode[0]) not in ("bilinear", "trilinear", 1):
+    if (mode if isinstance(mode, (str, int)) else mode[0]) not in _LINEAR:
         raise unsupported(f"Spacing with mode {mode!r}", "preprocessing")
-    note = "intensity steps before Spacing are carried out after it"
-    notes = (*before.notes, note) if before.intensity else before.notes
-    return replace(before, spacing_mm=triple(step.get("pixdim"), "pixdim"), notes=notes)
+    padding = plain(step.get("padding_mode", "border"))
+    if (padding if isinstance(padding, str) else padding[0]) != "border":
+        raise unsupported(f"Spacing with padding_mode {padding!r}", "preprocessing")
+    for key in ("diagonal", "scale_extent", "min_pixdim", "max_pixdim"):
+        if plain(step.get(key)) not in (None, False):
+            raise unsupported(f"Spacing with {key}", "preprocessing")
+    if before.spacing_mm is not None or (before.foreground and before.foreground.stage == "grid"):
+        raise unsupported("Spacing after Spacing or CropForeground", "preprocessing")
+    resampling = replace(before.resampling, intensity_first=bool(before.intensity))
+    return replace(before, spacing_mm=triple(step.get("pixdim"), "pixdim"), resampling=resampling)
+
+
+def _with_crop(before: Preprocessing, step: Mapping[str, Any]) -> Preprocessing:
+    """A crop after everything else, on the grid; or before all but Orientation, on the source."""
+    margin = plain(step.get("margin", 0))
+    if isinstance(margin, Sequence) and not isinstance(margin, str) and len(set(margin)) == 1:
+        margin = margin[0]
+    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
+        raise ModelError("BAD_BUNDLE", f"expected a margin of voxels, got {margin!r}; repair the recipe")
+    if margin and not truth(step.get("allow_smaller", False)):
+        raise unsupported(
+            "CropForeground with a margin that may reach outside (allow_smaller)", "preprocessing"
+        )
+    for key, default in (("k_divisible", 1), ("channel_indices", None), ("return_coords", False)):
+        if plain(step.get(key, default)) != default:
+            raise unsupported(f"CropForeground with {key}", "preprocessing")
+    if before.foreground is not None:
+        raise unsupported("CropForeground twice", "preprocessing")
+    is_first = not before.intensity and before.spacing_mm is None
+    crop = ForegroundCrop(_crop_threshold(step), margin, "source" if is_first else "grid")
+    return replace(before, foreground=crop)
+
+
+def _crop_threshold(step: Mapping[str, Any]) -> float:
+    select = step.get("select_fn")
+    if select is None:
+        return 0.0
+    found = _ABOVE.fullmatch(select.expression.strip()) if isinstance(select, PythonCode) else None
+    if found is None:
+        raise unsupported("CropForeground with a select_fn of its own", "preprocessing")
+    return float(found.group(2))
 
 
 def _intensity_step(name: str, step: Mapping[str, Any]) -> IntensityStep:
     if name == "ScaleIntensityRange":
         return FixedRange(
-            number(step, "a_min"),
-            number(step, "a_max"),
-            number(step, "b_min", 0.0),
-            number(step, "b_max", 1.0),
-            truth(step.get("clip", False)),
+            number(step, "a_min"), number(step, "a_max"), *_outer_ends(step), truth(step.get("clip", False))
         )
     if name == "ScaleIntensityRangePercentiles" and not truth(step.get("relative", False)):
         return PercentileRange(
-            number(step, "lower"),
-            number(step, "upper"),
-            number(step, "b_min", 0.0),
-            number(step, "b_max", 1.0),
-            truth(step.get("clip", False)),
+            number(step, "lower"), number(step, "upper"), *_outer_ends(step), truth(step.get("clip", False))
         )
-    if name == "NormalizeIntensity" and step.get("subtrahend") is None and step.get("divisor") is None:
-        return ZScore(nonzero=truth(step.get("nonzero", False)))
-    if name == "ScaleIntensity" and step.get("factor") is None:
+    if name == "NormalizeIntensity":
+        return _standardising(step)
+    if name == "ScaleIntensity" and plain(step.get("factor")) is None:
         return MinMax(number(step, "minv", 0.0), number(step, "maxv", 1.0))
+    if name == "ShiftIntensity" and not truth(step.get("safe", False)):
+        return Shift(-number(step, "offset"), 1.0)
+    if name == "ThresholdIntensity":
+        return Threshold(number(step, "threshold"), truth(step.get("above", True)), number(step, "cval", 0.0))
     raise unsupported(str(step.get("_target_")), "preprocessing")
 
 
-def lower_postprocessing(value: Any) -> Postprocessing:
-    """What a bundle's `postprocessing` asks for.
-
-    Raises:
-        ModelError: `UNSUPPORTED_RECIPE` naming a transform, or `BAD_BUNDLE`.
-    """
-    result = Postprocessing()
-    is_decided = False
-    for name, step in step_list(value, "postprocessing"):
-        if name in _NO_EFFECT_AFTER:
-            continue
-        if name == "Activations":
-            for activation in ("softmax", "sigmoid"):
-                if truth(step.get(activation, False)):
-                    result = replace(result, activation=activation)
-        elif name == "Invert":
-            is_linear = not is_decided and not truth(step.get("nearest_interp", True))
-            result = replace(result, home="scores-linear" if is_linear else "labels-nearest")
-        elif name == "AsDiscrete":
-            is_decided = True
-            if step.get("threshold") is not None and not truth(step.get("argmax", False)):
-                result = replace(result, threshold=number(step, "threshold"))
-        else:
-            raise unsupported(str(step.get("_target_")), "postprocessing")
-    return result
+def _outer_ends(step: Mapping[str, Any]) -> tuple[float, float]:
+    """`b_min` and `b_max`; null means 0 and 1, as in MONAI."""
+    low, high = (None if plain(step.get(key)) is None else number(step, key) for key in ("b_min", "b_max"))
+    return 0.0 if low is None else low, 1.0 if high is None else high
 
 
-def lower_inferer(value: Any) -> SlidingWindow:
-    """What a bundle's `inferer` asks for.
-
-    Raises:
-        ModelError: `UNSUPPORTED_RECIPE` for anything but a sliding window, or `BAD_BUNDLE`.
-    """
-    target = str(value.get("_target_", "")) if isinstance(value, Mapping) else ""
-    if target.rpartition(".")[2] not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt"):
-        raise unsupported(target or "no inferer", "inferer")
-    size = triple(value.get("roi_size"), "roi_size")
-    if any(s < 1 or s != int(s) for s in size):
-        raise unsupported(f"roi_size {size}", "inferer")
-    mode = str(plain(value.get("mode", "constant"))).lower()
-    padding = str(plain(value.get("padding_mode", "constant"))).lower()
-    if mode not in ("constant", "gaussian"):
-        raise unsupported(f"mode {mode!r}", "inferer")
-    if padding not in ("constant", "reflect", "replicate", "circular"):
-        raise unsupported(f"padding_mode {padding!r}", "inferer")
-    overlaps = triple(value.get("overlap", 0.25), "overlap")
-    if len(set(overlaps)) > 1:
-        raise unsupported("another overlap on each axis", "inferer")
-    return SlidingWindow(
-        size=(int(size[0]), int(size[1]), int(size[2])),
-        overlap_fraction=overlaps[0],
-        blend="gaussian" if mode == "gaussian" else "constant",
-        sigma_scale=number(value, "sigma_scale", 0.125),
-        padding_mode=padding,  # type: ignore[arg-type]  # checked above
-        padding_value=number(value, "cval", 0.0),
-    )
+def _standardising(step: Mapping[str, Any]) -> IntensityStep:
+    subtrahend, divisor = plain(step.get("subtrahend")), plain(step.get("divisor"))
+    nonzero = truth(step.get("nonzero", False))
+    if subtrahend is None and divisor is None:
+        return ZScore(nonzero=nonzero)
+    numbers = [
+        value[0] if isinstance(value, list) and len(value) == 1 else value for value in (subtrahend, divisor)
+    ]
+    if nonzero or not all(_is_number(value) for value in numbers):
+        raise unsupported("NormalizeIntensity with a subtrahend or divisor of another form", "preprocessing")
+    return Shift(float(numbers[0]), float(numbers[1]) if not math.isclose(numbers[1], 0) else 1.0)

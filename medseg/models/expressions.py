@@ -48,12 +48,13 @@ class Unreadable(ModelError):
         return type(self), (str(self),)
 
 
-def evaluate(expression: str, resolve: Resolve) -> Any:
+def evaluate(expression: str, resolve: Resolve, load: Callable[[str], Any] | None = None) -> Any:
     """The value of an expression.
 
     Args:
         expression: without the leading `$`; `@id::key` and `@id#key` refer to the recipe.
         resolve: gives the value of such a reference.
+        load: gives what the file of a name holds, for `torch.load`; None reads no file.
 
     Returns:
         Numbers, words, truths, None, and lists, tuples, sets and tables of them.
@@ -63,7 +64,7 @@ def evaluate(expression: str, resolve: Resolve) -> Any:
         ModelError: whatever `resolve` raises.
     """
     tree, references = _parsed(expression)
-    return _Reader(references, resolve).read(tree.body)
+    return _Reader(references, resolve, load).read(tree.body)
 
 
 def _parsed(expression: str) -> tuple[ast.Expression, dict[str, str]]:
@@ -116,10 +117,11 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "len": len, "int": int, "float": float, "str": _text, "bool": bool, "list": list, "tuple": tuple,
     "dict": dict, "set": set, "sorted": sorted, "min": min, "max": max, "sum": sum, "abs": abs,
     "round": round, "range": _bounded_range, "os.path.join": _joined,
-    "torch.cuda.is_available": lambda: False,
+    "torch.cuda.is_available": lambda: False, "torch.device": _text,
+    "torch.from_numpy": lambda array: array,
 }  # fmt: skip
 """Functions that may be called. What a recipe chooses by the device does not decide the answer, so
-there is no GPU as far as an expression can see."""
+there is no GPU as far as an expression can see; arrays are lists."""
 
 
 @dataclass
@@ -128,6 +130,7 @@ class _Reader:
 
     references: Mapping[str, str]
     resolve: Resolve
+    load: Callable[[str], Any] | None = None
     names: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
 
@@ -251,15 +254,21 @@ class _Reader:
 
     def _read_Call(self, node: ast.Call) -> Any:
         name = ast.unparse(node.func)
-        if name not in _FUNCTIONS or name in self.names:
+        is_load = name == "torch.load" and self.load is not None
+        if (name not in _FUNCTIONS and not is_load) or name in self.names:
             raise Unreadable(f"a call of {name[:60]!r}")
         names = [k.arg for k in node.keywords]
         if None in names or any(isinstance(part, ast.Starred) for part in node.args):
             raise Unreadable("a call with * or **")
         keywords = {str(k.arg): self.read(k.value) for k in node.keywords}
+        values = [self.read(part) for part in node.args]
+        if is_load and self.load is not None:
+            if len(values) != 1 or keywords.keys() - {"map_location", "weights_only"}:
+                raise Unreadable("a file that is loaded in another way")
+            return self.load(_text(values[0]))
         if keywords.keys() - {"reverse", "default"}:
             raise Unreadable(f"a call of {name!r} with {', '.join(keywords)}")
-        return _FUNCTIONS[name](*(self.read(part) for part in node.args), **keywords)
+        return _FUNCTIONS[name](*values, **keywords)
 
 
 def _check_product(times: Any, what: Any) -> None:

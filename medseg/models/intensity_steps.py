@@ -96,5 +96,54 @@ class MinMax:
         _require_finite(self, ("output_min", "output_max"))
 
 
-IntensityStep = FixedRange | PercentileRange | ZScore | MinMax
+@dataclass(frozen=True)
+class Shift:
+    """Subtract one fixed number, divide by another."""
+
+    subtract: float = 0.0
+    divide: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_finite(self, ("subtract", "divide"))
+        if self.divide == 0:
+            raise ModelError("BAD_CARD", "expected a divisor other than 0, got 0; repair the recipe")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Set voxels to `value` that lie at or below `limit` (with `keep_above`), or at or above it (without)."""
+
+    limit: float
+    keep_above: bool = True
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_finite(self, ("limit", "value"))
+
+
+@dataclass(frozen=True)
+class FromLowest:
+    """Subtract the volume's lowest value, divide by its standard deviation (of a sample, n - 1)."""
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """The logistic function of every voxel: from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class SoftLimit:
+    """`limit * tanh(x / limit)`: little changed near 0, never beyond the limit."""
+
+    limit: float = 3.0
+
+    def __post_init__(self) -> None:
+        _require_finite(self, ("limit",))
+        if self.limit <= 0:
+            raise ModelError("BAD_CARD", f"expected a limit above 0, got {self.limit}; repair the recipe")
+
+
+IntensityStep = (
+    FixedRange | PercentileRange | ZScore | MinMax | Shift | Threshold | FromLowest | Sigmoid | SoftLimit
+)
 """Any step; a card holds them in the order in which they are carried out."""

@@ -132,6 +132,23 @@ def read_checkpoint(path: Path, *, only_glance: bool = False) -> object:
     return content
 
 
+def read_arrays(path: Path) -> Any:
+    """What a small `.pt` file holds, with every array and tensor as a list of numbers.
+
+    Raises:
+        ModelError: as `read_checkpoint`.
+    """
+    return _as_lists(read_checkpoint(path))
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _as_lists(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_lists(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _numpy_scalars() -> list[Any]:
     """What a pickle needs for numpy's numbers and arrays of them, of which training logs are full."""
     import numpy as np
