@@ -156,9 +156,11 @@ class InstanceVolume(LabelVolume):
 
     Attributes:
         classes: object id -> id of its class in `labels`. Every object that occurs is here.
+        scores: object id -> how sure its detector is, 0..1; empty where objects were not detected.
     """
 
     classes: dict[int, int] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
 
     def mask(self, name_or_id: str | int) -> npt.NDArray[np.bool_]:
         """Where the objects of one class are, `(i, j, k)`.

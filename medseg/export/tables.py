@@ -37,9 +37,10 @@ REGION_COLUMNS = (
     "min",
     "max",
     "std",
+    "score",
 )
 """Columns of every table of regions. The first eight are a contract; world positions are RAS+ mm; `stop`
-is one past the last voxel; intensities are empty without an image."""
+is one past the last voxel; intensities are empty without an image, the score of what was not detected."""
 
 SHAPE_COLUMNS = (
     "equivalent_diameter_mm",
@@ -82,6 +83,7 @@ def _row(region: Region, shapes: Mapping[int, Shape] | None) -> dict[str, Cell]:
         region.minimum,
         region.maximum,
         region.std,
+        region.score,
     )
     row = dict(zip(REGION_COLUMNS, cells, strict=True))
     if shapes is not None:

@@ -45,6 +45,7 @@ class Region:
         minimum: lowest intensity, or None.
         maximum: highest intensity, or None.
         std: standard deviation of the intensity over the voxels (divided by n), or None.
+        score: how sure the detector of an object is, 0..1; None where none was asked.
     """
 
     id: int
@@ -61,6 +62,7 @@ class Region:
     minimum: float | None = None
     maximum: float | None = None
     std: float | None = None
+    score: float | None = None
 
     @property
     def volume_ml(self) -> float:
@@ -217,6 +219,7 @@ def _rows(labels: LabelVolume, sums: _Sums) -> tuple[Region, ...]:
     std = np.sqrt(sums.squares / np.maximum(sums.finite, 1))
     kind: Literal["class", "object"] = "object" if isinstance(labels, InstanceVolume) else "class"
     names = labels.labels.names
+    scores = labels.scores if isinstance(labels, InstanceVolume) else {}
     rows = []
     for n, (region_id, class_id) in enumerate(class_of_each(labels, sums.ids)):
         bright = sums.with_image and sums.finite[n] > 0
@@ -236,6 +239,7 @@ def _rows(labels: LabelVolume, sums: _Sums) -> tuple[Region, ...]:
                 minimum=float(sums.minimum[n]) if bright else None,
                 maximum=float(sums.maximum[n]) if bright else None,
                 std=float(std[n]) if bright else None,
+                score=scores.get(region_id),
             )
         )
     return tuple(rows)
