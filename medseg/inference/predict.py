@@ -13,7 +13,7 @@ import numpy.typing as npt
 from medseg.errors import GeometryError
 from medseg.geometry import Geometry
 from medseg.inference.answer import make_answerer, model_parts
-from medseg.inference.home import Decision, WayHome, parallel_maps
+from medseg.inference.home import Decision, WayHome, home_maps
 from medseg.inference.linear_home import EntropyHome, way_home
 from medseg.inference.plan import InferencePlan, plan_inference
 from medseg.inference.settings import InferenceSettings
@@ -24,6 +24,7 @@ from medseg.preprocess.channels import as_channels, require_one_grid
 from medseg.preprocess.intensity import FloatArray
 from medseg.preprocess.prepare import check_volume, prepare_channels, without_gaps
 from medseg.preprocess.region import IndexBox, box_of_world, box_on_grid, whole
+from medseg.preprocess.scaled_first import content_box
 from medseg.progress import CancelToken, ProgressCallback, silent
 from medseg.resample import resample_labels, resample_volume
 from medseg.volume import LabelVolume, Volume
@@ -103,7 +104,31 @@ def plan_case(volumes: Sequence[Volume], model: Model, settings: InferenceSettin
     if settings.crop_to_body:
         body = body_box(volumes[0], model.card.modality)
         region = body if region is None else region.within(body) or region
-    return plan_inference(volumes[0].geometry, model, settings, region)
+    crop = content_box(volumes) if model.card.crop == "nonzero" else None
+    if crop is None:
+        return plan_inference(volumes[0].geometry, model, settings, region)
+    inner = volumes[0].geometry.crop(crop.start, crop.stop)
+    return replace(plan_inference(inner, model, settings, _inside(region, crop)), crop=crop)
+
+
+def _inside(region: IndexBox | None, crop: IndexBox) -> IndexBox | None:
+    """A region of the scan as a region of its crop.
+
+    Raises:
+        GeometryError: `EMPTY_REGION`, they share no voxel.
+    """
+    if region is None:
+        return None
+    shared = region.within(crop)
+    if shared is None:
+        raise GeometryError(
+            "EMPTY_REGION",
+            "expected a region in which the scan is not 0 everywhere, got an empty one; move it",
+        )
+    start, stop = (
+        tuple(a - b for a, b in zip(ends, crop.start, strict=True)) for ends in (shared.start, shared.stop)
+    )
+    return IndexBox((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
 def asked_region(source: Geometry, settings: InferenceSettings) -> IndexBox | None:
@@ -148,6 +173,10 @@ def predict_planned(
     listener = listener or Listener()
     wanted = wanted_labels(model.card, settings.classes)
     source = volumes[0].geometry
+    if plan.crop is not None:
+        cropped = tuple(one.crop(plan.crop.start, plan.crop.stop) for one in volumes)
+        found = predict_planned(cropped, model, settings, replace(plan, crop=None), listener)
+        return _uncropped(found, source, plan.crop)
     if not source.is_orthogonal:
         upright = tuple(_upright(one, plan.source) for one in volumes)
         found = predict_planned(upright, model, settings, plan, listener)
@@ -157,7 +186,7 @@ def predict_planned(
     if listener.cancel is not None:
         listener.cancel.check()
     image = prepare_channels(volumes, model.card)[(slice(None), *plan.box.slices)]
-    with _torch_state(settings.threads):
+    with torch_state(settings.threads):
         home, entropy = _answered(image, model, settings, plan, listener)
     keep = (
         model.card.labels
@@ -168,6 +197,21 @@ def predict_planned(
     if entropy is None:
         return Prediction(labels)
     return Prediction(labels, replace(volumes[0], array=_on_source(entropy.values, plan, model.card)))
+
+
+def _uncropped(found: Prediction, source: Geometry, crop: IndexBox) -> Prediction:
+    """What was found in a part of the scan, on all of it; 0 around."""
+
+    def spread(array: Array) -> Array:
+        result = np.zeros(source.shape, dtype=array.dtype)
+        result[crop.slices] = array
+        return result
+
+    labels = replace(found.labels, array=spread(found.labels.array), geometry=source)
+    unsure = found.uncertainty
+    if unsure is not None:
+        unsure = replace(unsure, array=spread(unsure.array), geometry=source)
+    return Prediction(labels, unsure)
 
 
 def wanted_labels(card: Card, classes: Sequence[str]) -> frozenset[int]:
@@ -197,7 +241,9 @@ def _answered(
     box = box_on_grid(plan.region, plan.source, target)
     target = target.crop(box.start, box.stop)
     home = way_home(grid, target, card, decision, plan.axis)
-    entropy = EntropyHome(parallel_maps(grid, target), decision, plan.axis) if settings.uncertainty else None
+    entropy = (
+        EntropyHome(home_maps(grid, target, card), decision, plan.axis) if settings.uncertainty else None
+    )
     tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
     stream = Stream(tensor, plan.windows, card.window, answerer, plan.axis, plan.flush_planes)
     stream.run([home] if entropy is None else [entropy, home], listener)
@@ -229,7 +275,7 @@ def _upright(volume: Volume, straight: Geometry) -> Volume:
 
 
 @contextmanager
-def _torch_state(threads: int) -> Iterator[None]:
+def torch_state(threads: int) -> Iterator[None]:
     """No gradients, the same result every time, and as many threads as asked for."""
     import torch
 

@@ -73,6 +73,16 @@ class InferenceSettings:
     uncertainty: bool = field(
         default=False, metadata={"help": "also make a map of how unsure the model is, 0 to 1"}
     )
+    object_diameter_mm: float | None = field(
+        default=None,
+        metadata={
+            "help": "diameter of a typical object, for models of objects such as nuclei (0.009 for 9 um); "
+            "the model's own or an estimate from the image if not given",
+            "unit": "mm",
+            "min": 1e-6,
+            "max": 1000.0,
+        },
+    )
     sanity: str = field(
         default="refuse",
         metadata={

@@ -250,11 +250,13 @@ class Objects:
         id_of_basin: `(n + 1,)` int64 object id of every basin, plus one; 0 where dropped, and for 0.
         voxels: `(k,)` int64 size of object 1, 2, …
         first: `(k,)` int64 smallest global index of each.
+        tops: `(k,)` float32 greatest height of each.
     """
 
     id_of_basin: Int64Array
     voxels: Int64Array
     first: Int64Array
+    tops: Float32Array
 
 
 def number_objects(
@@ -285,7 +287,7 @@ def number_objects(
     order = order[(voxels[order] >= min_voxels) & (tops[order] >= least_top)]
     ids = np.zeros(len(representatives), dtype=np.int64)
     ids[order] = np.arange(1, len(order) + 1)
-    return Objects(np.concatenate([[0], ids[place]]), voxels[order], first[order])
+    return Objects(np.concatenate([[0], ids[place]]), voxels[order], first[order], tops[order])
 
 
 def take_labels(basins: Int32Array, id_of_local: Int64Array, out: npt.NDArray[np.unsignedinteger]) -> None:

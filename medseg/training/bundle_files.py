@@ -144,7 +144,11 @@ def postprocessing(activation: Config, decision: Config) -> list[Config]:
 
 
 def inference_config(
-    network: Config, window: Sequence[int], before: Sequence[Config], after: Sequence[Config]
+    network: Config,
+    window: Sequence[int],
+    before: Sequence[Config],
+    after: Sequence[Config],
+    padding: str | None = None,
 ) -> Config:
     """`configs/inference.json`.
 
@@ -153,6 +157,7 @@ def inference_config(
         window: voxels of a window.
         before: steps of `preprocessing`.
         after: steps of `postprocessing`.
+        padding: how an image smaller than a window is filled up; None keeps MONAI's, zeros.
     """
     return {
         "bundle_root": ".",
@@ -171,6 +176,7 @@ def inference_config(
             "sw_batch_size": 1,
             "overlap": 0.5,
             "mode": "gaussian",
+            **({} if padding is None else {"padding_mode": padding}),
         },
         "postprocessing": {"_target_": "Compose", "transforms": list(after)},
         "handlers": [

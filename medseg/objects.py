@@ -1,0 +1,249 @@
+"""Objects of a model that learned to tell them apart: nuclei that touch, each with its own id.
+
+Such a model knows objects of one size in voxels. How large they are in mm says the user, or the
+model's card (after training on the user's own data), or an estimate from the image: the model looks
+at a part of it on several grids, and the grid on which it is surest that it sees objects of the size
+that it knows decides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import VolumeError
+from medseg.inference.predict import plan_case
+from medseg.inference.scores import predict_scores
+from medseg.inference.settings import InferenceSettings
+from medseg.inference.stream import Listener
+from medseg.instances.settings import SeparationSettings
+from medseg.models.card import LearnedDistance
+from medseg.models.loading import Model
+from medseg.preprocess.region import whole
+from medseg.progress import CancelToken, Progress, ProgressCallback, silent
+from medseg.volume import InstanceVolume, LabelVolume, Volume
+
+LEAST_VOLUME = 0.05
+"""Objects of less than this part of a typical one's volume are dropped as specks."""
+
+SMALLEST_DIAMETER_VOXELS = 6.0
+LARGEST_DIAMETER_VOXELS = 64.0
+DIAMETER_STEP = 1.3
+"""Diameters that an estimate tries, in the finest voxels of the scan."""
+
+LOOK_DIAMETERS = 6.0
+"""How much of the scan an estimate looks at, along each axis."""
+
+FEWEST_OBJECTS = 3
+"""Fewer say little about a typical size."""
+
+
+def sized_model(
+    model: Model,
+    volume: Volume,
+    settings: InferenceSettings,
+    progress: ProgressCallback = silent,
+    cancel: CancelToken | None = None,
+) -> tuple[Model, tuple[str, ...]]:
+    """The model with a card whose grid fits the size of the objects in an image.
+
+    Args:
+        model: any; one that learned no objects is returned as it is, and so is one that was sized.
+        volume: what it will look at.
+        settings: `object_diameter_mm` counts more than the card's, and that more than an estimate.
+        progress: told after every grid that an estimate tries.
+        cancel: looked at before each.
+
+    Returns:
+        The model, and what is to be said about it.
+
+    Raises:
+        VolumeError: `NO_OBJECT_SIZE`, nobody says the diameter, and no estimate is possible.
+    """
+    recipe = model.card.separation
+    if recipe is None:
+        return model, ()
+    notes: tuple[str, ...] = ()
+    diameter = settings.object_diameter_mm or recipe.diameter_mm
+    if not diameter:
+        diameter = estimate_diameter_mm(model, volume, settings, progress, cancel)
+        notes = (
+            f"objects of about {1000 * diameter:.3g} um, an estimate: state object_diameter_mm if known",
+        )
+    spacing = diameter / recipe.diameter_voxels
+    card = replace(
+        model.card, separation=replace(recipe, diameter_mm=diameter), spacing_mm=(spacing, spacing, spacing)
+    )
+    return replace(model, card=card), notes
+
+
+def segment_objects(
+    volume: Volume,
+    model: Model,
+    settings: InferenceSettings | None = None,
+    separation: SeparationSettings | None = None,
+    progress: ProgressCallback = silent,
+    cancel: CancelToken | None = None,
+) -> InstanceVolume:
+    """Find objects and tell them apart.
+
+    Args:
+        volume: an image whose voxel axes are at right angles.
+        model: one whose card has a `separation`; sized for the image (`sized_model`) or not.
+        settings: how it runs.
+        separation: least volume and numbering; how objects are split says the model.
+        progress: told after every window.
+        cancel: looked at before every window.
+
+    Returns:
+        Objects on the grid of the image; the score of each is its greatest depth, near 1 where the model
+        is sure.
+
+    Raises:
+        VolumeError: the image is no scan; no diameter is stated and none can be estimated.
+        GeometryError: a sheared grid.
+        DeviceMemoryError: too little memory.
+        CancelledError: a stop was asked for.
+    """
+    settings = settings or InferenceSettings()
+    separation = separation or SeparationSettings()
+    model, _ = sized_model(model, volume, settings, progress, cancel)
+    found = _found(volume, model, settings, separation, (progress, cancel))
+    numbers, label = range(1, len(found.voxels) + 1), model.card.output_ids[1]
+    return InstanceVolume(
+        found.ids,
+        volume.geometry,
+        model.card.labels,
+        classes=dict.fromkeys(numbers, label),
+        scores=dict(zip(numbers, found.depths.tolist(), strict=True)),
+    )
+
+
+def objects_as_labels(objects: InstanceVolume) -> LabelVolume:
+    """The class of every object, voxel by voxel."""
+    table = np.zeros(len(objects.classes) + 1, dtype=np.uint8)
+    for number, class_id in objects.classes.items():
+        table[number] = class_id
+    return LabelVolume(table[objects.array], objects.geometry, objects.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Objects of an image: ids, and voxels and greatest depth of each."""
+
+    ids: npt.NDArray[np.unsignedinteger]
+    voxels: npt.NDArray[np.int64]
+    depths: npt.NDArray[np.float32]
+
+
+def _found(
+    volume: Volume,
+    model: Model,
+    settings: InferenceSettings,
+    separation: SeparationSettings,
+    watchers: tuple[ProgressCallback, CancelToken | None],
+) -> _Found:
+    """Scores of the whole image, then objects."""
+    from medseg.instances.decode import MergeRule, Watch, decode
+    from medseg.instances.grid import default_grid
+    from medseg.instances.learned import learned_height
+
+    recipe, threshold = _recipe(model)
+    plan = plan_case((volume,), model, settings)
+    scores = predict_scores(volume, model, settings, plan, Listener(*watchers))
+    part = volume.geometry.crop(plan.region.start, plan.region.stop)
+    height = learned_height(scores.array, scores.grid, part, threshold)
+    speck_mm3 = LEAST_VOLUME * math.pi / 6 * recipe.diameter_mm**3
+    rule = MergeRule(
+        h=recipe.persistence,
+        min_voxels=max(speck_mm3, separation.min_volume_mm3) / part.voxel_volume_mm3 * (1 - 1e-9),
+        by_volume=separation.numbering == "volume",
+        least_top=recipe.least_depth,
+    )
+    ids, kept = decode(height, rule, default_grid(height.shape), Watch(*watchers))
+    if plan.region != whole(plan.source):
+        inner, ids = ids, np.zeros(volume.geometry.shape, dtype=ids.dtype)
+        ids[plan.region.slices] = inner
+    return _Found(ids, kept.voxels, kept.tops)
+
+
+def _recipe(model: Model) -> tuple[LearnedDistance, float]:
+    """How the card separates, and its threshold.
+
+    Raises:
+        VolumeError: it does not.
+    """
+    recipe, threshold = model.card.separation, model.card.threshold
+    if recipe is None or threshold is None:
+        raise VolumeError(
+            "NO_OBJECTS_LEARNED", "expected a model that learned objects, got another; separate its labels"
+        )
+    return recipe, threshold
+
+
+def estimate_diameter_mm(
+    model: Model,
+    volume: Volume,
+    settings: InferenceSettings,
+    progress: ProgressCallback = silent,
+    cancel: CancelToken | None = None,
+) -> float:
+    """Diameter of a typical object, from what the model sees on several grids.
+
+    Args:
+        model: one whose card has a `separation`.
+        volume: an image; its middle is looked at.
+        settings: how the model runs; a region or crop is left out of account.
+        progress: told after every grid.
+        cancel: looked at before each.
+
+    Raises:
+        VolumeError: `NO_OBJECT_SIZE`, on no grid are there objects enough.
+    """
+    plain = InferenceSettings(device=settings.device, threads=settings.threads)
+    finest = min(volume.geometry.spacing_mm)
+    coarsest = max(volume.geometry.spacing_mm)
+    count = 1 + round(math.log(LARGEST_DIAMETER_VOXELS / SMALLEST_DIAMETER_VOXELS) / math.log(DIAMETER_STEP))
+    tries = [finest * SMALLEST_DIAMETER_VOXELS * DIAMETER_STEP**n for n in range(count)]
+    tries = [d for d in tries if d >= 2 * coarsest] or tries[-1:]
+    votes: list[tuple[float, float]] = []
+    for number, diameter in enumerate(tries):
+        progress(Progress("estimate the objects' size", number, len(tries)))
+        if cancel is not None:
+            cancel.check()
+        votes.append(_vote(model, _middle(volume, LOOK_DIAMETERS * diameter), plain, diameter))
+    progress(Progress("estimate the objects' size", len(tries), len(tries)))
+    support, diameter = max(votes)
+    if support <= 0:
+        raise VolumeError(
+            "NO_OBJECT_SIZE",
+            "expected objects whose size can be estimated, found none; state --object-diameter-mm",
+        )
+    return diameter
+
+
+def _middle(volume: Volume, length_mm: float) -> Volume:
+    """The middle of an image, at most `length_mm` along each axis."""
+    shape, spacing = volume.geometry.shape, volume.geometry.spacing_mm
+    sizes = [min(n, max(2, math.ceil(length_mm / s))) for n, s in zip(shape, spacing, strict=True)]
+    starts = [(n - size) // 2 for n, size in zip(shape, sizes, strict=True)]
+    stops = [start + size for start, size in zip(starts, sizes, strict=True)]
+    return volume.crop((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2]))
+
+
+def _vote(model: Model, part: Volume, settings: InferenceSettings, diameter_mm: float) -> tuple[float, float]:
+    """How sure a model is on the grid for one diameter, and the diameter of what it then sees.
+
+    Surest is where objects have the size that was learned: their depth comes nearest to 1. Means are
+    weighted by volume, since specks are many and say nothing.
+    """
+    sized, _ = sized_model(model, part, replace(settings, object_diameter_mm=diameter_mm))
+    found = _found(part, sized, settings, SeparationSettings(), (silent, None))
+    if len(found.voxels) < FEWEST_OBJECTS:
+        return 0.0, diameter_mm
+    volumes = found.voxels * part.geometry.voxel_volume_mm3
+    diameters = np.cbrt(6 / np.pi * volumes)
+    return float(np.average(found.depths, weights=volumes)), float(np.average(diameters, weights=volumes))

@@ -1,0 +1,92 @@
+"""From trained weights to the bundle `nuclei`, or to a bundle that was fine-tuned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medseg.training.bundle_files import (
+    bundle_metadata,
+    inference_config,
+    postprocessing,
+    preprocessing,
+    unet,
+    write_bundle,
+)
+from medseg.training.instance_target import CHANNELS
+from medseg.training.nuclei import PERCENTILES, NucleiRecipe
+
+NUCLEI_BUNDLE_VERSION = "0.1.0"
+WINDOW = (64, 64, 64)
+DIAMETER_VOXELS = 12.0
+USUAL_DIAMETER_MM = 0.009
+"""For programs that know no other spacing than the bundle's own: a nucleus of 9 um."""
+
+
+def write_nuclei_bundle(network: nn.Module, recipe: NucleiRecipe, folder: Path) -> None:
+    """Write the `nuclei` bundle.
+
+    Args:
+        network: with the weights to publish.
+        recipe: how they were trained.
+        folder: bundle to make.
+    """
+    about = {
+        "name": "nuclei",
+        "version": NUCLEI_BUNDLE_VERSION,
+        "changelog": {NUCLEI_BUNDLE_VERSION: "first version"},
+        "task": "Instance segmentation of nuclei in 3D fluorescence microscopy",
+        "description": "Nuclei of any size, touching ones told apart, learned from synthetic images alone",
+    }
+    write_object_bundle(network, recipe, folder, about, diameter_mm=0.0, history=asdict(recipe))
+
+
+def write_object_bundle(
+    network: nn.Module,
+    recipe: NucleiRecipe,
+    folder: Path,
+    about: Mapping[str, Any],
+    *,
+    diameter_mm: float,
+    history: Mapping[str, Any],
+) -> None:
+    """Write a bundle whose network answers depth and foreground.
+
+    Args:
+        network: of the recipe, with weights.
+        recipe: describes the network.
+        folder: bundle to make.
+        about: name, version, changelog, task, description.
+        diameter_mm: of a typical object; 0 where it is to be estimated from each image.
+        history: how the weights came to be.
+    """
+    spacing = (diameter_mm or USUAL_DIAMETER_MM) / DIAMETER_VOXELS
+    inference = inference_config(
+        unet(len(CHANNELS), recipe.channels, recipe.strides),
+        WINDOW,
+        preprocessing(spacing, PERCENTILES, None),
+        postprocessing({"sigmoid": True}, {"threshold": 0.5}),
+        padding="replicate",  # zeros would look like the end of a nucleus
+    )
+    metadata = bundle_metadata(
+        {"references": ["Schmidt et al., Cell detection with star-convex polygons, MICCAI 2018"], **about},
+        modality="fluorescence microscopy",
+        image="stained nuclei, bright on dark",
+        divisor=8,
+        channels={"0": "depth in the nucleus", "1": "nucleus"},
+        own={
+            "label_ids": {"0": 0, "1": 1},
+            "separation": {
+                "height": "learned-distance",
+                "diameter_voxels": DIAMETER_VOXELS,
+                "diameter_mm": diameter_mm,
+                "persistence": 0.1,
+                "least_depth": 0.5,
+            },
+        },
+    )
+    write_bundle(folder, network, metadata, inference, dict(history))

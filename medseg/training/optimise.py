@@ -1,0 +1,195 @@
+"""One training run of any task: resumable, averaged, with BatchNorm frozen for its last part.
+
+What is learned is a `Task`; how fast and how long is a `Schedule`.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Schedule(Protocol):
+    """How long, how fast, and what is kept."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of AdamW."""
+
+    @property
+    def averaging(self) -> float:
+        """Decay of the running mean of the weights, which is what is kept."""
+
+    @property
+    def check_every(self) -> int:
+        """Steps between checkpoints."""
+
+    @property
+    def seed(self) -> int:
+        """Start of every random choice."""
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+
+    def is_frozen_at(self, step: int) -> bool:
+        """Whether BatchNorm keeps its statistics at a step."""
+
+
+class Task(Protocol):
+    """What a network learns. The step alone decides what is drawn, so that a resume repeats it."""
+
+    def build(self) -> nn.Module:
+        """The network with random weights."""
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        """Scalar loss of the network on the samples of a step."""
+
+    def check(self, network: nn.Module) -> dict[str, float]:
+        """Figures of the network in evaluation mode, for the log."""
+
+
+def optimise(
+    task: Task,
+    schedule: Schedule,
+    folder: Path,
+    report: Callable[[str], None],
+    initial: nn.Module | None = None,
+) -> nn.Module:
+    """Train, or go on with, the network of a task.
+
+    Every `check_every` steps the state goes to `folder/checkpoint.pt` (written aside, then
+    moved) and a row to `folder/log.csv`. A second call with the same folder resumes.
+
+    Args:
+        task: what is learned.
+        schedule: how.
+        folder: where checkpoint and log live; made if missing.
+        report: told one line per check.
+        initial: network to start from; of random weights if left out.
+
+    Returns:
+        The network with the averaged weights, in evaluation mode.
+
+    Raises:
+        FloatingPointError: the loss is no longer a number.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(schedule.seed)
+    network, average = task.build(), task.build()
+    if initial is not None:
+        network.load_state_dict(initial.state_dict())
+    average.load_state_dict(network.state_dict())
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay)
+    checkpoint = folder / "checkpoint.pt"
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    losses: list[float] = []
+    began = time.monotonic()
+    for step in range(start, schedule.steps):
+        if schedule.is_frozen_at(step) and not schedule.is_frozen_at(step - 1):
+            _copy_statistics(average, network)
+        losses.append(_update(network, optimiser, task, schedule, step))
+        _move_average(average, network, min(schedule.averaging, (step + 1) / (step + 10)))
+        if (step + 1) % schedule.check_every == 0 or step + 1 == schedule.steps:
+            state = {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+            }
+            torch.save(state, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+            row: dict[str, float] = {
+                "step": step + 1,
+                "loss": float(np.mean(losses)),
+                "seconds_per_step": (time.monotonic() - began) / len(losses),
+                "learning_rate": schedule.learning_rate_at(step),
+            }
+            row |= task.check(average.eval())
+            _append(folder / "log.csv", row)
+            report(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            losses, began = [], time.monotonic()
+    return average.eval()
+
+
+def _update(
+    network: nn.Module, optimiser: torch.optim.Optimizer, task: Task, schedule: Schedule, step: int
+) -> float:
+    network.train()
+    if schedule.is_frozen_at(step):
+        freeze_statistics(network)
+    for group in optimiser.param_groups:
+        group["lr"] = schedule.learning_rate_at(step)
+    optimiser.zero_grad(set_to_none=True)
+    loss = task.loss(network, step)
+    value = float(loss.detach())
+    if not np.isfinite(value):
+        raise FloatingPointError(f"step {step}: expected a finite loss, got {value}; lower the learning rate")
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimiser.step()
+    return value
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Keep every BatchNorm at its running statistics while the rest trains."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eval()
+
+
+@torch.no_grad()
+def _copy_statistics(source: nn.Module, target: nn.Module) -> None:
+    """Take over the BatchNorm statistics of the averaged network, which follow many samples."""
+    own = target.state_dict()
+    for name, value in source.state_dict().items():
+        if "running_" in name:
+            own[name].copy_(value)
+
+
+@torch.no_grad()
+def blend(network: nn.Module, other: nn.Module, share: float) -> None:
+    """Move every weight towards another network's, in place.
+
+    Between two stages of one run this keeps the gains of both (Wortsman et al., WiSE-FT, CVPR 2022).
+
+    Args:
+        network: written into.
+        other: of the same layers.
+        share: 0 keeps `network`, 1 takes `other`.
+    """
+    _move_average(network, other, 1 - share)
+
+
+@torch.no_grad()
+def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+def _append(path: Path, row: dict[str, float]) -> None:
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
