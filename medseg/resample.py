@@ -208,7 +208,9 @@ def _multiplied(
     return result
 
 
-def resample_volume(volume: Volume, geometry: Geometry, *, fill: float = 0.0) -> Volume:
+def resample_volume(
+    volume: Volume, geometry: Geometry, *, fill: float | None = 0.0, smooth: bool = True
+) -> Volume:
     """Intensities on another grid, linearly interpolated.
 
     Where the target is coarser by more than a factor of 2 along an axis, the source is first
@@ -218,14 +220,16 @@ def resample_volume(volume: Volume, geometry: Geometry, *, fill: float = 0.0) ->
     Args:
         volume: source.
         geometry: wanted grid, any orientation.
-        fill: value outside the source's field of view.
+        fill: value outside the source's field of view; None goes on with the value at its border.
+        smooth: whether the source is smoothed as above.
 
     Returns:
         float32 volume on `geometry`.
     """
     turned = volume.reorient(geometry.axis_codes)
     array = turned.array.astype(np.float32, copy=False)
-    array = _smoothed(array, turned.geometry, geometry)
+    if smooth:
+        array = _smoothed(array, turned.geometry, geometry)
     maps = axis_maps(turned.geometry, geometry)
     if maps is None:
         result = _look_up(array, turned.geometry, geometry, order=1, fill=fill)
@@ -233,7 +237,7 @@ def resample_volume(volume: Volume, geometry: Geometry, *, fill: float = 0.0) ->
         result = array
         for axis in _cheapest_order(maps):
             result = _interpolate_axis(result, maps[axis], axis)
-        result = _filled(result, maps, fill)
+        result = np.ascontiguousarray(result) if fill is None else _filled(result, maps, fill)
     return replace(volume, array=result, geometry=geometry)
 
 
@@ -293,7 +297,7 @@ def _filled(array: npt.NDArray[Any], maps: tuple[AxisMap, AxisMap, AxisMap], fil
 
 
 def _look_up(
-    array: npt.NDArray[Any], source: Geometry, target: Geometry, *, order: int, fill: float
+    array: npt.NDArray[Any], source: Geometry, target: Geometry, *, order: int, fill: float | None
 ) -> npt.NDArray[Any]:
     """One look-up per voxel, plane by plane to bound the memory; any relative orientation."""
     from scipy.ndimage import map_coordinates
@@ -312,5 +316,5 @@ def _look_up(
             values = array[tuple(np.minimum(nearest, limit - 1))]
         else:
             values = map_coordinates(array, clamped, order=1, mode="nearest")
-        result[:, :, k] = np.where(inside, values, fill)
+        result[:, :, k] = values if fill is None else np.where(inside, values, fill)
     return result

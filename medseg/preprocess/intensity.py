@@ -9,17 +9,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.models.intensity_steps import FixedRange, IntensityStep, MinMax, PercentileRange, ZScore
+from medseg.models.intensity_steps import (
+    FixedRange,
+    FromLowest,
+    IntensityStep,
+    MinMax,
+    PercentileRange,
+    Shift,
+    Sigmoid,
+    SoftLimit,
+    Threshold,
+    ZScore,
+)
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def apply_intensity(array: npt.NDArray[Any], steps: Sequence[IntensityStep]) -> FloatArray:
+def apply_intensity(
+    array: npt.NDArray[Any], steps: Sequence[IntensityStep], counted: npt.NDArray[np.bool_] | None = None
+) -> FloatArray:
     """Carry out steps in order.
 
     Args:
         array: `(i, j, k)` finite real numbers.
         steps: from a card.
+        counted: voxels that count for a `ZScore` with `filled`; those that are not 0 if not given.
 
     Returns:
         `(i, j, k)` float32, a new array.
@@ -38,8 +52,36 @@ def apply_intensity(array: npt.NDArray[Any], steps: Sequence[IntensityStep]) -> 
                 ends = (float(result.min()), float(result.max()))
                 _map_range(result, ends, (step.output_min, step.output_max))
             case ZScore():
-                _standardise(result, only_nonzero=step.nonzero)
+                if step.nonzero:
+                    _standardise(result, counted if step.filled and counted is not None else result != 0)
+                else:
+                    _standardise(result, None)
+            case Shift() | Threshold() | FromLowest() | Sigmoid() | SoftLimit():
+                result = _by_voxel(result, step)
     return result
+
+
+def _by_voxel(array: FloatArray, step: Shift | Threshold | FromLowest | Sigmoid | SoftLimit) -> FloatArray:
+    """Steps that are one formula; written into the same memory."""
+    match step:
+        case Shift():
+            array -= np.float32(step.subtract)
+            array /= np.float32(step.divide)
+        case Threshold():
+            dropped = array <= step.limit if step.keep_above else array >= step.limit
+            array[dropped] = step.value
+        case FromLowest():
+            std = float(array.std(dtype=np.float64, ddof=1)) if array.size > 1 else 1.0
+            array -= array.min()
+            array /= np.float32(std if std > 0 else 1.0)
+        case Sigmoid():
+            np.tanh(array / np.float32(2), out=array)  # 1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2
+            array += np.float32(1)
+            array /= np.float32(2)
+        case SoftLimit():
+            np.tanh(array / np.float32(step.limit), out=array)
+            array *= np.float32(step.limit)
+    return array
 
 
 def _map_range(array: FloatArray, source: tuple[float, float], target: tuple[float, float]) -> None:
@@ -57,12 +99,13 @@ def _clip(array: FloatArray, step: FixedRange | PercentileRange) -> None:
         np.clip(array, ends[0], ends[1], out=array)
 
 
-def _standardise(array: FloatArray, *, only_nonzero: bool) -> None:
-    """In place; a standard deviation of 0 counts as 1, as in MONAI's `NormalizeIntensity`.
+def _standardise(array: FloatArray, counted: npt.NDArray[np.bool_] | None) -> None:
+    """In place, the voxels counted or all; a standard deviation of 0 counts as 1, as in MONAI.
 
     Sums are in float64, plane by plane: no second volume is made.
     """
-    parts = [(plane, plane != 0 if only_nonzero else np.ones(plane.shape, dtype=bool)) for plane in array]
+    masks = np.broadcast_to(True, array.shape) if counted is None else counted
+    parts = list(zip(array, masks, strict=True))
     count = sum(int(where.sum()) for _, where in parts)
     if count == 0:
         return
