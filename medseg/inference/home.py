@@ -18,7 +18,7 @@ import numpy.typing as npt
 from medseg.errors import GeometryError
 from medseg.geometry import Geometry
 from medseg.models.card import Activation, Card
-from medseg.resample import AxisMap, axis_maps
+from medseg.resample import AxisMap, axis_maps, coarse_axis
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,6 +136,20 @@ def parallel_maps(grid: Geometry, target: Geometry) -> AxisMaps:
     if maps is None:
         raise GeometryError("GRID_MISMATCH", "expected parallel grids, got others; use predict")
     return maps
+
+
+def home_maps(grid: Geometry, target: Geometry, card: Card) -> AxisMaps:
+    """How answers go from the card's grid to the source's, as the card asks for it.
+
+    Raises:
+        GeometryError: `GRID_MISMATCH`, axes are not parallel.
+    """
+    maps = list(parallel_maps(grid, target))
+    if card.resampling.anisotropic == "nearest" and card.home != "labels-nearest":
+        axis = coarse_axis(card.spacing_mm or grid.spacing_mm, target.spacing_mm)
+        if axis is not None:
+            maps[axis] = maps[axis].snapped
+    return maps[0], maps[1], maps[2]
 
 
 def chunks(values: Tensor, channels: int, axis: int) -> Iterator[tuple[slice, ...]]:

@@ -18,7 +18,7 @@ from medseg.inference.home import (
     LabelsHome,
     WayHome,
     chunks,
-    parallel_maps,
+    home_maps,
 )
 from medseg.models.card import Card
 from medseg.resample import AxisMap
@@ -46,7 +46,7 @@ def way_home(grid: Geometry, target: Geometry, card: Card, decision: Decision, a
     Raises:
         GeometryError: `GRID_MISMATCH`, axes are not parallel.
     """
-    maps = parallel_maps(grid, target)
+    maps = home_maps(grid, target, card)
     if card.home == "labels-nearest" or grid.is_close(target, 1e-4):
         return LabelsHome(maps, decision, axis)
     return ScoresHome(maps, decision.before_activation if card.home == "logits-linear" else decision, axis)

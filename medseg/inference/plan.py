@@ -71,7 +71,7 @@ class InferencePlan:
     """What a run will do.
 
     Attributes:
-        source: grid of the scan, of right angles.
+        source: grid of the scan, of right angles; where `crop` is given, of that part.
         region: voxels of the source that get labels; all others are background.
         grid: the card's grid.
         box: voxels of the card's grid that windows look at.
@@ -80,6 +80,7 @@ class InferencePlan:
         flush_planes: planes along it that are decided together.
         device: where the network runs.
         memory: what it needs.
+        crop: voxels of the scan that count as the scan, as the card asks for it; None is all of it.
     """
 
     source: Geometry
@@ -91,6 +92,7 @@ class InferencePlan:
     flush_planes: int
     device: str
     memory: MemoryPlan
+    crop: IndexBox | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -139,7 +141,7 @@ def plan_inference(
     box = _looked_at(region, straight, grid, card.window.size)
     overlap = settings.overlap_fraction
     overlap = card.window.overlap_fraction if overlap is None else overlap
-    windows = place_windows(box.shape, card.window.size, overlap)
+    windows = place_windows(box.shape, card.window.size, overlap, card.window.placement)
     parts = model_parts(model, card.window.size)
     plan = InferencePlan(
         straight, region, grid, box, windows, windows.thinnest_axis, 0, model.device, MemoryPlan(*[0] * 7)

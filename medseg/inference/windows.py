@@ -1,14 +1,18 @@
 """Where the sliding window stops: integers only.
 
-The same positions as `monai.inferers.sliding_window_inference`: an image smaller than a window is
-padded on both sides, the step is a whole part of the window, the last window is moved back inside.
+An image smaller than a window is padded on both sides. The same positions as
+`monai.inferers.sliding_window_inference` (the step is a whole part of the window, the last window is
+moved back inside), or those of nnU-Net (as many steps, of about equal length).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from medseg.models.card import Placement
 
 Triple = tuple[int, int, int]
 
@@ -66,7 +70,10 @@ class WindowGrid:
 
 
 def place_windows(
-    image_shape: Triple, size: Triple, overlap_fraction: float | tuple[float, float, float]
+    image_shape: Triple,
+    size: Triple,
+    overlap_fraction: float | tuple[float, float, float],
+    placement: Placement = "clamped",
 ) -> WindowGrid:
     """Positions of all windows.
 
@@ -74,12 +81,14 @@ def place_windows(
         image_shape: voxels of the image.
         size: voxels of a window.
         overlap_fraction: part that neighbours share, 0 <= f < 1; one for all axes or one for each.
+        placement: whole steps, the last one shortened, or steps that are about equal.
     """
+    place = _even_starts if placement == "even" else _starts
     overlaps = overlap_fraction if isinstance(overlap_fraction, tuple) else (overlap_fraction,) * 3
     padding = [max(0, w - n) for w, n in zip(size, image_shape, strict=True)]
     before = [p // 2 for p in padding]
     padded = [max(w, n) for w, n in zip(size, image_shape, strict=True)]
-    starts = [_starts(n, w, overlap) for n, w, overlap in zip(padded, size, overlaps, strict=True)]
+    starts = [place(n, w, overlap) for n, w, overlap in zip(padded, size, overlaps, strict=True)]
     return WindowGrid(
         image_shape,
         size,
@@ -99,3 +108,9 @@ def _starts(length: int, size: int, overlap_fraction: float) -> tuple[int, ...]:
         if start + size >= length:
             break
     return tuple(starts)
+
+
+def _even_starts(length: int, size: int, overlap_fraction: float) -> tuple[int, ...]:
+    last = length - size
+    steps = math.ceil(last / (size * (1 - overlap_fraction)))
+    return tuple(round(last / steps * step) for step in range(steps + 1)) if steps else (0,)

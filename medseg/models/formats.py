@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.models.bundle import build_bundle, bundle_weights, is_bundle, read_bundle
+from medseg.models.nnunet import build_nnunet, is_nnunet, nnunet_weights, read_nnunet
 
 if TYPE_CHECKING:
     from medseg.models.card import Card
@@ -43,6 +44,9 @@ class ModelFormat:
 
 FORMATS: tuple[ModelFormat, ...] = (
     ModelFormat("monai-bundle", "MONAI bundle folder", is_bundle, read_bundle, bundle_weights, build_bundle),
+    ModelFormat(
+        "nnunet", "folder that nnU-Net v2 trained", is_nnunet, read_nnunet, nnunet_weights, build_nnunet
+    ),
 )
 """Every format, the most telling sign first."""
 

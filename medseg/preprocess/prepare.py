@@ -2,8 +2,8 @@
 
 The card's grid is the source's, reoriented and respaced about the same centre, so its axes stay
 parallel to the source's: an oblique scan is answered in its own frame, as MONAI's `Orientation`
-and `Spacing` do. It differs from MONAI's `Spacing` in that voxel centres stay where they are in
-the world. A sheared grid (gantry tilt) is first resampled onto a grid of right angles.
+and `Spacing` do. Where the card does not ask for MONAI's or nnU-Net's own grid, voxel centres lie
+about the source's centre. A sheared grid (gantry tilt) is first resampled onto a grid of right angles.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from medseg.errors import GeometryError, VolumeError
 from medseg.geometry import MAX_VOXELS, Geometry
 from medseg.models.card import Card
 from medseg.preprocess.intensity import FloatArray, apply_intensity
+from medseg.preprocess.scaled_first import prepare_scaled
 from medseg.resample import resample_volume
 from medseg.volume import Volume
 
@@ -57,9 +58,51 @@ def card_grid(source: Geometry, card: Card) -> Geometry:
             f"expected a field of view that a spacing of {card.spacing_mm} mm can fill, got "
             f"{' x '.join(f'{e:.0f}' for e in extent)} mm; check the voxel size in the header",
         )
+    if card.resampling.fit == "extent":
+        return _filling_grid(grid, card.spacing_mm)
+    if card.resampling.fit == "first-voxel":
+        return _anchored_grid(grid, card.spacing_mm, card.resampling.keep_ratio)
     if np.allclose(grid.spacing_mm, card.spacing_mm, rtol=1e-4, atol=0):
         return grid
     return grid.respace(card.spacing_mm)
+
+
+def _filling_grid(source: Geometry, spacing_mm: tuple[float, float, float]) -> Geometry:
+    """The nearest whole number of voxels, rounded as nnU-Net does, over exactly the source's extent."""
+    counts = [
+        max(1, round(old / new * n))
+        for old, new, n in zip(source.spacing_mm, spacing_mm, source.shape, strict=True)
+    ]
+    shape = (counts[0], counts[1], counts[2])
+    if shape == source.shape:
+        return source
+    scale = np.array(source.shape) / shape
+    affine = source.affine.copy()
+    affine[:3, :3] = source.affine[:3, :3] * scale
+    affine[:3, 3] = source.to_world(scale / 2 - 0.5)
+    return Geometry(shape, affine)
+
+
+def _anchored_grid(
+    source: Geometry, spacing_mm: tuple[float, float, float], keep_ratio: tuple[float, float] | None
+) -> Geometry:
+    """Voxels of a spacing from the source's first voxel on, as many as MONAI's `Spacing` makes.
+
+    See `monai.data.utils.compute_shape_offset`; like MONAI, a grid that differs from the source by less
+    than 0.001 mm in every number of its affine is the source.
+    """
+    low, high = keep_ratio or (1.0, 1.0)
+    new = [
+        old if low * goal - 1e-3 <= old <= high * goal + 1e-3 and keep_ratio else goal
+        for old, goal in zip(source.spacing_mm, spacing_mm, strict=True)
+    ]
+    extent = (np.array(source.shape) - 1) * source.spacing_mm
+    shape = np.round(extent / new + 1.0).astype(int)  # half to even, as there
+    affine = source.affine.copy()
+    affine[:3, :3] = source.directions * new
+    if tuple(shape) == source.shape and np.allclose(affine, source.affine, rtol=1e-5, atol=1e-3):
+        return source
+    return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
 def straight_grid(source: Geometry) -> Geometry:
@@ -157,12 +200,13 @@ def without_gaps(volume: Volume) -> tuple[Volume, float]:
     return replace(volume, array=array), low
 
 
-def prepare(volume: Volume, card: Card) -> Volume:
+def prepare(volume: Volume, card: Card, channel: int = 0) -> Volume:
     """Reorient, resample and scale a scan for a card's network.
 
     Args:
         volume: source; axes at right angles (`straight_grid`).
         card: gives orientation, spacing, intensity steps.
+        channel: which of the card's images it is.
 
     Returns:
         float32 volume on `card_grid(volume.geometry, card)`.
@@ -173,8 +217,15 @@ def prepare(volume: Volume, card: Card) -> Volume:
     check_volume(volume)
     grid = card_grid(volume.geometry, card)
     filled, low = without_gaps(volume)
-    on_grid = resample_volume(filled, grid, fill=low)
-    return replace(on_grid, array=apply_intensity(on_grid.array, card.intensity))
+    steps = card.steps(channel)
+    if card.resampling.intensity_first:
+        filled = replace(filled, array=apply_intensity(filled.array, steps))
+        steps = ()
+    if card.resampling.fit == "first-voxel":
+        on_grid = resample_volume(filled, grid, fill=None, smooth=False)
+    else:
+        on_grid = resample_volume(filled, grid, fill=low)
+    return replace(on_grid, array=apply_intensity(on_grid.array, steps))
 
 
 def prepare_channels(volumes: Sequence[Volume], card: Card) -> FloatArray:
@@ -190,9 +241,14 @@ def prepare_channels(volumes: Sequence[Volume], card: Card) -> FloatArray:
     Raises:
         VolumeError: as `check_volume`.
     """
+    if card.resampling.intensity_first and card.resampling.fit != "first-voxel":
+        for volume in volumes:
+            check_volume(volume)
+        filled = [without_gaps(volume)[0] for volume in volumes]
+        return prepare_scaled(filled, card_grid(volumes[0].geometry, card), card)
     if len(volumes) == 1:
         return prepare(volumes[0], card).array[None]
     result = np.empty((len(volumes), *card_grid(volumes[0].geometry, card).shape), dtype=np.float32)
-    for channel, volume in zip(result, volumes, strict=True):
-        channel[:] = prepare(volume, card).array
+    for index, volume in enumerate(volumes):
+        result[index] = prepare(volume, card, index).array
     return result

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_bundle import write_tiny_bundle
+from tiny_nnunet import write_nnunet
 
 from medseg.errors import ModelNotFoundError
 from medseg.models.formats import FORMATS, ModelFormat, format_of
@@ -24,6 +25,7 @@ def _bundle(folder: Path) -> Path:
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "monai-bundle": _bundle,
+    "nnunet": write_nnunet,
 }
 """Format name to what writes a small model of that format below a folder and returns its path."""
 
