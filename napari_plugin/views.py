@@ -1,0 +1,92 @@
+"""How a slice is held: heads up, as radiologists hang it, with true coordinates and letters at its edges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medseg import GeometryError
+from napari_plugin.layers import origin_of, world_of
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
+
+PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
+"""Order of napari's axes for each plane: the one that is gone through, the vertical, the horizontal."""
+
+_GROWS = ("S", "P", "L")
+_OTHER_END = {"S": "I", "P": "A", "L": "R"}
+_MARK = "_medseg_coordinates"
+
+
+def show_plane(viewer: Viewer, plane: str) -> None:
+    """Show one plane, heads up.
+
+    Args:
+        viewer: napari's.
+        plane: `"axial"`, `"coronal"` or `"sagittal"`.
+    """
+    more = viewer.dims.ndim - 3
+    viewer.dims.ndisplay = 2
+    viewer.dims.order = (*range(more), *(axis + more for axis in PLANES[plane]))
+    viewer.reset_view()
+
+
+def hold_heads_up(viewer: Viewer) -> None:
+    """Keep superior at the top and anterior at the top of axial slices, whatever plane is shown."""
+
+    def turn(_event: Any = None) -> None:
+        if any(origin_of(layer) for layer in viewer.layers):
+            viewer.camera.orientation2d = (vertical_direction(viewer), "right")
+            viewer.text_overlay.text = edge_letters(viewer)
+            viewer.text_overlay.visible = viewer.dims.ndisplay == 2
+
+    viewer.dims.events.order.connect(turn)
+    viewer.dims.events.ndisplay.connect(turn)
+    viewer.layers.events.inserted.connect(turn)
+    turn()
+
+
+def vertical_direction(viewer: Viewer) -> str:
+    """Where the vertical axis grows on the screen: up where it is superior, else down."""
+    return "up" if _shown_axes(viewer)[0] == 0 else "down"
+
+
+def edge_letters(viewer: Viewer) -> str:
+    """Which directions lie at the edges of the picture, such as `top A · right L`."""
+    vertical, horizontal = _shown_axes(viewer)
+    grows = _GROWS[vertical]
+    top = grows if vertical_direction(viewer) == "up" else _OTHER_END[grows]
+    return f"top {top} \u00b7 left {_OTHER_END[_GROWS[horizontal]]} \u00b7 right {_GROWS[horizontal]}"
+
+
+def _shown_axes(viewer: Viewer) -> tuple[int, int]:
+    more = viewer.dims.ndim - 3
+    vertical, horizontal = (axis - more for axis in viewer.dims.order[-2:])
+    return max(vertical, 0), max(horizontal, 0)
+
+
+def say_true_coordinates(layer: Layer) -> None:
+    """Let napari's status bar say where the file says that the pointer is, in RAS+ mm."""
+    if origin_of(layer) is None or getattr(layer, _MARK, False):
+        return
+    plain = layer.get_status
+
+    def get_status(position: Any = None, **words: Any) -> dict[str, str]:
+        status: dict[str, str] = plain(position, **words)
+        if position is not None and words.get("world"):
+            try:
+                where = coordinates(world_of(layer, position))
+            except GeometryError:
+                return status
+            status["coordinates"] = f" {where}: {status['value']}"
+            status["coords"] = f" {where}"
+        return status
+
+    layer.get_status = get_status
+    setattr(layer, _MARK, True)
+
+
+def coordinates(world_mm: tuple[float, float, float]) -> str:
+    """A point of the world for people: `R 12.5  A -3.0  S 60.1 mm`."""
+    return "R {:.1f}  A {:.1f}  S {:.1f} mm".format(*world_mm)
