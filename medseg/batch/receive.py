@@ -1,5 +1,6 @@
 """A DICOM storage server (C-STORE SCP) that takes studies in and hands them on when they are quiet.
 
+    SPOOL/receiving          objects on the wire: pynetdicom writes them here as they come, in no one's memory
     SPOOL/incoming/STUDY/…   being received; raw bytes as they came, named by pseudonyms
     SPOOL/ready/STUDY        nothing came for a while: to be processed
     SPOOL/done, SPOOL/failed what became of it
@@ -15,9 +16,11 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
-INCOMING, READY, DONE, FAILED = "incoming", "ready", "done", "failed"
+RECEIVING, INCOMING, READY, DONE, FAILED = "receiving", "incoming", "ready", "done", "failed"
 _ROOM_BYTES = 2**30
 _LOOK_S = 0.5
 _AE_LENGTH = 16
@@ -106,7 +109,7 @@ class StudyReceiver:
         self.settings = settings or ReceiveSettings()
         self.spool = spool
         try:
-            for name in (INCOMING, READY, DONE, FAILED):
+            for name in (RECEIVING, INCOMING, READY, DONE, FAILED):
                 (spool / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or type(error).__name__
@@ -120,6 +123,7 @@ class StudyReceiver:
         self._server: Any = None
 
     def __enter__(self) -> Self:
+        self._sweep()
         self._server = self._listening()
         return self
 
@@ -128,6 +132,17 @@ class StudyReceiver:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a broken connection or a killed receiver left unfinished: its sender still has it."""
+        for path in (self.spool / RECEIVING).iterdir():
+            path.unlink(missing_ok=True)
+
+    def _closed(self, event: Event) -> None:
+        """A connection ended; with no other open, whatever is still on the wire never arrives."""
+        if len(event.assoc.ae.active_associations) <= 1:
+            self._sweep()
 
     @property
     def port(self) -> int:
@@ -161,12 +176,23 @@ class StudyReceiver:
 
     def _listening(self) -> Any:
         try:
-            from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+            from pynetdicom import (
+                AE,
+                ALL_TRANSFER_SYNTAXES,
+                AllStoragePresentationContexts,
+                _config,
+                dimse_messages,
+                evt,
+            )
             from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
         except ImportError as error:
             raise SettingsError(
                 "NO_NETWORK", "expected pynetdicom to receive, got none; pip install medseg[network]"
             ) from error
+        _config.STORE_RECV_CHUNKED_DATASET = True
+        # pynetdicom makes its files where `tempfile` says, which is neither ours nor on the spool's disk.
+        place = partial(tempfile.NamedTemporaryFile, dir=self.spool / RECEIVING)
+        vars(dimse_messages)["NamedTemporaryFile"] = place
         entity = AE(ae_title=self.settings.ae_title)
         entity.require_called_aet = True
         entity.require_calling_aet = list(self.settings.allowed)
@@ -179,7 +205,7 @@ class StudyReceiver:
             return entity.start_server(
                 (self.settings.host, self.settings.port),
                 block=False,
-                evt_handlers=[(evt.EVT_C_STORE, self._store)],
+                evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_CONN_CLOSE, self._closed)],
             )
         except OSError as error:
             reason = error.strerror or type(error).__name__
@@ -187,22 +213,18 @@ class StudyReceiver:
 
     def _store(self, event: Event) -> int:
         """Answer one C-STORE request."""
-        data = event.encoded_dataset()
-        part = self.spool / f".{secrets.token_hex(8)}.part"
         try:
-            if shutil.disk_usage(self.spool).free < len(data) + _ROOM_BYTES:
+            if shutil.disk_usage(self.spool).free < _ROOM_BYTES:
                 return OUT_OF_RESOURCES
-            _write(part, data)
-            header = next(iter(scan(part).headers), None)
+            header = next(iter(scan(event.dataset_path).headers), None)
             if header is None:
                 return CANNOT_UNDERSTAND
-            self._keep(part, header.study_uid, header.sop_instance_uid, hashlib.sha256(data).hexdigest())
+            digest = _onto_disk(event.dataset_path)
+            self._keep(event.dataset_path, header.study_uid, header.sop_instance_uid, digest)
         except ReadError:
             return CANNOT_UNDERSTAND
         except OSError:
             return OUT_OF_RESOURCES
-        finally:
-            part.unlink(missing_ok=True)
         return SUCCESS
 
     def _keep(self, part: Path, study_uid: str, instance_uid: str, digest: str) -> None:
@@ -216,12 +238,12 @@ class StudyReceiver:
             self._heard[study] = time.monotonic()
 
 
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
+def _onto_disk(path: Path) -> str:
+    """Put a file onto disk; its SHA-256."""
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
+    return digest
 
 
 def feed(

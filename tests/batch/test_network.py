@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import numpy as np
 import orthanc
 import pytest
 from dicom_makers import PATIENT, line, make_source, uid
+from loopback import own_network
 from tiny_bundle import write_tiny_bundle
 
 from medseg.batch.receive import ReceiveSettings, StudyReceiver, feed
@@ -39,12 +42,20 @@ pytestmark = [
         "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
     ),
 ]
+BIG = np.random.default_rng(4).integers(0, 256, 3 * 4096 * 4096 * 2, np.uint8).tobytes()
 NOISE = np.random.default_rng(3).integers(0, 900, (20, 24), np.int16).tobytes()
 QUICK = ReceiveSettings(port=0, quiet_s=0.5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def in_own_network() -> Iterator[bool]:
+    """In a network namespace where that is permitted (root), else on the machine's loopback."""
+    with own_network() as alone:
+        yield alone
+
+
 @pytest.fixture(scope="module")
-def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[orthanc.Orthanc]:
+def pacs(in_own_network: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[orthanc.Orthanc]:
     with orthanc.running(tmp_path_factory.mktemp("orthanc")) as one:
         yield one
 
@@ -74,7 +85,49 @@ def wait_for(receiver: StudyReceiver) -> tuple[Path, ...]:
     return ready
 
 
+def test_nothing_outside_can_be_reached(in_own_network: bool) -> None:
+    if not in_own_network:
+        pytest.skip("no network namespace is permitted here: these tests run on the machine's own loopback")
+    with socket.socket() as one, pytest.raises(OSError, match="unreachable"):
+        one.connect(("192.0.2.1", 80))
+
+
 # ---------------------------------------------------------------------- receive
+
+
+def test_an_object_is_spooled_and_never_in_memory_whole(study: Path, tmp_path: Path) -> None:
+    """An object of 96 MB costs the receiving process little; its bytes are those that were sent."""
+    make_source(tmp_path / "big", line(1), size=(4096, 4096), change={"NumberOfFrames": 3, "PixelData": BIG})
+    script = (
+        "import resource, sys, pathlib\n"
+        "from medseg.batch.receive import *\n"
+        "from medseg.progress import CancelToken\n"
+        "with StudyReceiver(pathlib.Path(sys.argv[1]), ReceiveSettings(port=0, quiet_s=0.5)) as receiver:\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "    print(receiver.port, flush=True)\n"
+        "    feed(receiver, lambda study: True, CancelToken(), studies=1)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "spool")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        send_files(instances_of([tmp_path / "big"]), Peer("127.0.0.1", port, "MEDSEG"))
+        assert int(server.stdout.read()) < 40_000  # KB
+    (received,) = (tmp_path / "spool" / "done").rglob("*.dcm")
+    assert received.read_bytes().endswith(BIG)
+    assert list((tmp_path / "spool" / "receiving").iterdir()) == []
+
+
+def test_what_a_broken_connection_left_is_removed(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "spool" / "receiving").mkdir(parents=True)
+    (tmp_path / "spool" / "receiving" / "tmpx.dcm").write_bytes(b"half of an object")
+    with StudyReceiver(tmp_path / "spool", QUICK) as receiver:
+        assert list((tmp_path / "spool" / "receiving").iterdir()) == []
+        send_files(instances_of([study]), Peer("127.0.0.1", receiver.port, "MEDSEG"))
+        (ready,) = wait_for(receiver)
+        assert len(list(ready.iterdir())) == 6
+    assert list((tmp_path / "spool" / "receiving").iterdir()) == []
 
 
 def test_a_study_sent_is_one_ready_folder_with_every_byte(study: Path, tmp_path: Path) -> None:
@@ -237,7 +290,7 @@ def test_from_pacs_to_segmentation_and_back(
     port, spool, output = orthanc.free_port(), tmp_path / "spool", tmp_path / "out"
     words = ["receive", "-m", model, "-o", output, "--spool", spool, "--port", port, "--quiet-s", "1"]
     codes: list[int] = []
-    words = [*words, "--studies", "1", "--threads", "1"]
+    words = [*words, "--studies", "1", "--threads", "1", "--sanity", "warn"]  # a model of MR
     server = threading.Thread(target=lambda: codes.append(run(list(map(str, words)))))
     server.start()
     deadline = time.monotonic() + 120
