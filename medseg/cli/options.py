@@ -24,6 +24,7 @@ HEADINGS = {
     "SeparationSettings": "How objects are told apart",
     "SeparationFlags": "How objects are told apart",
     "ExportSettings": "What is written",
+    "FineTuneSettings": "How it learns",
     "SourceFlags": "Parameters",
     "SegmentFlags": "Parameters",
     "BatchFlags": "Parameters",

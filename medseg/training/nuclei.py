@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,60 +22,12 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from medseg.training.instance_target import CHANNELS, foreground_and_distance, normalised_distance
+from medseg.training.nuclei_publish import write_nuclei_bundle
+from medseg.training.nuclei_recipe import PERCENTILES, NucleiRecipe
 from medseg.training.nuclei_synthesis import NucleiSettings, synthesise_nuclei
 from medseg.training.optimise import optimise
 
 _log = logging.getLogger(__name__)
-
-PERCENTILES = (1.0, 99.8)
-"""Of an image that become 0 and 1."""
-
-
-@dataclass(frozen=True)
-class NucleiRecipe:
-    """All choices of one run.
-
-    Attributes:
-        channels: features of the U-Net's levels.
-        strides: down-sampling between them, one fewer than `channels`.
-        window: voxels of a training sample along each axis.
-        batch: samples of a step, each of another image.
-        steps: optimiser steps; each adds one new image.
-        learning_rate: at its highest, after warm-up.
-        warm_up_steps: steps of linear rise; afterwards it falls as (1 - done)^0.9.
-        averaging: decay of the running mean of the weights, which is what is kept.
-        frozen_fraction: share of the run after which BatchNorm keeps its running statistics.
-        frozen_slowdown: factor on the learning rate from then on.
-        check_every: steps between validations and checkpoints.
-        seed: start of every random choice.
-        synthesis: what images look like.
-    """
-
-    channels: tuple[int, ...] = (16, 32, 48, 64, 64)
-    strides: tuple[int, ...] = (1, 2, 2, 2)
-    window: int = 48
-    batch: int = 4
-    steps: int = 3600
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    warm_up_steps: int = 100
-    averaging: float = 0.995
-    frozen_fraction: float = 0.7
-    frozen_slowdown: float = 0.6
-    check_every: int = 200
-    seed: int = 0
-    synthesis: NucleiSettings = field(default_factory=NucleiSettings)
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        rise = min(1.0, (step + 1) / self.warm_up_steps)
-        fall: float = (1 - step / self.steps) ** 0.9
-        slow = self.frozen_slowdown if self.is_frozen_at(step) else 1.0
-        return self.learning_rate * rise * fall * slow
-
-    def is_frozen_at(self, step: int) -> bool:
-        """Whether BatchNorm keeps its statistics at a step."""
-        return step >= round(self.frozen_fraction * self.steps)
 
 
 @dataclass(frozen=True)
@@ -85,11 +38,54 @@ class Sample:
         image: `(i, j, k)` float32, in 0..1.
         labels: `(i, j, k)` int32 object ids.
         distance: `(i, j, k)` float32 of `normalised_distance`.
+        known: how many voxels along each axis, from the first on, the truth is known for; the rest fills
+            the sample up to a window.
+        alike: axes along which the image looks the same, so that they may change places.
     """
 
     image: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
     distance: npt.NDArray[np.float32]
+    known: tuple[int, int, int]
+    alike: tuple[int, ...] = (0, 1, 2)
+
+
+def window_of(sample: Sample, size: int, rng: np.random.Generator) -> list[npt.NDArray[np.float32]]:
+    """A cube of a sample, turned and mirrored: image, distance, foreground, known, each `(i, j, k)`."""
+    starts = [int(rng.integers(n - size + 1)) for n in sample.image.shape]
+    box = tuple(slice(a, a + size) for a in starts)
+    axes = np.arange(3)
+    axes[list(sample.alike)] = rng.permutation(sample.alike)
+    mirrored = tuple(slice(None, None, int(rng.choice([-1, 1]))) for _ in range(3))
+    foreground = (sample.labels > 0).astype(np.float32)
+    known = np.zeros(sample.image.shape, dtype=np.float32)
+    known[tuple(slice(0, n) for n in sample.known)] = 1.0
+    return [
+        np.ascontiguousarray(part[box].transpose(axes)[mirrored])
+        for part in (sample.image, sample.distance, foreground, known)
+    ]
+
+
+def window_loss(network: nn.Module, windows: Sequence[Sequence[npt.NDArray[np.float32]]]) -> Tensor:
+    """Loss of a network on windows of `window_of`."""
+    image, distance, foreground, known = (
+        torch.from_numpy(np.stack(parts)) for parts in zip(*windows, strict=True)
+    )
+    return foreground_and_distance(forward(network, image[:, None]), foreground, distance, known)
+
+
+def synthetic_sample(settings: NucleiSettings, seed: Sequence[int], *, jitter: bool) -> Sample:
+    """A synthetic image with its truth.
+
+    Args:
+        settings: what it looks like.
+        seed: the same one gives the same sample.
+        jitter: whether it is scaled as a crop of something larger might be.
+    """
+    rng = np.random.default_rng(seed)
+    image, labels = synthesise_nuclei(rng, settings)
+    scale = scaled(image, rng if jitter else None)
+    return Sample(scale, labels, normalised_distance(labels), settings.shape)
 
 
 def scaled(image: npt.NDArray[np.float32], rng: np.random.Generator | None = None) -> npt.NDArray[np.float32]:
@@ -115,50 +111,28 @@ class NucleiTask:
         return build_network(self.recipe)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
-        """Loss on crops of the newest image and of those before."""
+        """Loss on windows of the newest image and of those before."""
         rng = np.random.default_rng([self.recipe.seed, step, 1])
-        crops = [self._crop(self._sample(max(0, step - back)), rng) for back in range(self.recipe.batch)]
-        image, distance, foreground = (
-            torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True)
-        )
-        return foreground_and_distance(
-            forward(network, image[:, None]), foreground, distance, torch.ones_like(foreground)
-        )
+        samples = [self._sample(max(0, step - back)) for back in range(self.recipe.batch)]
+        return window_loss(network, [window_of(one, self.recipe.window, rng) for one in samples])
 
     @torch.inference_mode()
     def check(self, network: nn.Module) -> dict[str, float]:
         """Loss on images that are always the same."""
         losses = []
         for number in range(8):
-            rng = np.random.default_rng([987_654, number])
-            image, labels = synthesise_nuclei(rng, self.recipe.synthesis)
-            where = torch.from_numpy((labels > 0).astype(np.float32))[None]
-            depth = torch.from_numpy(normalised_distance(labels))[None]
-            logits = forward(network, torch.from_numpy(scaled(image))[None, None])
-            losses.append(float(foreground_and_distance(logits, where, depth, torch.ones_like(where))))
+            sample = synthetic_sample(self.recipe.synthesis, (987_654, number), jitter=False)
+            whole = [sample.image, sample.distance, (sample.labels > 0).astype(np.float32)]
+            losses.append(float(window_loss(network, [[*whole, np.ones_like(sample.image)]])))
         return {"validation_loss": float(np.mean(losses))}
 
     def _sample(self, number: int) -> Sample:
         if number not in self._drawn:
-            rng = np.random.default_rng([self.recipe.seed, number])
-            image, labels = synthesise_nuclei(rng, self.recipe.synthesis)
-            self._drawn[number] = Sample(scaled(image, rng), labels, normalised_distance(labels))
+            seed = (self.recipe.seed, number)
+            self._drawn[number] = synthetic_sample(self.recipe.synthesis, seed, jitter=True)
             while len(self._drawn) > self.recipe.batch:
                 self._drawn.popitem(last=False)
         return self._drawn[number]
-
-    def _crop(self, sample: Sample, rng: np.random.Generator) -> list[npt.NDArray[np.float32]]:
-        """A window of a sample, turned and mirrored: image, distance, foreground."""
-        size = self.recipe.window
-        starts = [int(rng.integers(n - size + 1)) for n in sample.image.shape]
-        box = tuple(slice(a, a + size) for a in starts)
-        axes = rng.permutation(3)
-        mirrored = tuple(slice(None, None, int(rng.choice([-1, 1]))) for _ in range(3))
-        foreground = (sample.labels > 0).astype(np.float32)
-        return [
-            np.ascontiguousarray(part[box].transpose(axes)[mirrored])
-            for part in (sample.image, sample.distance, foreground)
-        ]
 
 
 def build_network(recipe: NucleiRecipe) -> UNet:
@@ -193,7 +167,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    optimise(NucleiTask(NucleiRecipe()), NucleiRecipe(), arguments.folder, _log.info)
+    recipe = NucleiRecipe()
+    network = optimise(NucleiTask(recipe), recipe, arguments.folder, _log.info)
+    write_nuclei_bundle(network, recipe, arguments.folder / "bundle")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from medseg.training.bundle_files import (
     write_bundle,
 )
 from medseg.training.instance_target import CHANNELS
-from medseg.training.nuclei import PERCENTILES, NucleiRecipe
+from medseg.training.nuclei_recipe import PERCENTILES, NucleiRecipe
 
 NUCLEI_BUNDLE_VERSION = "0.1.0"
 WINDOW = (64, 64, 64)

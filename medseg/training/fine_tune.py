@@ -1,0 +1,231 @@
+"""Fine-tune a model of objects, such as `nuclei`, on images that a user annotated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg.errors import ModelError, ReadError, WriteError
+from medseg.models.loading import Model
+from medseg.progress import CancelToken, Progress, ProgressCallback, silent
+from medseg.result import hash_volume
+from medseg.training.annotated import Pair, on_grid, typical_diameter_mm
+from medseg.training.nuclei import (
+    build_network,
+    synthetic_sample,
+    window_loss,
+    window_of,
+)
+from medseg.training.nuclei_publish import DIAMETER_VOXELS, write_object_bundle
+from medseg.training.nuclei_recipe import NucleiRecipe
+from medseg.training.optimise import optimise
+from medseg.training.settings import FineTuneSettings
+
+STAGE = "train"
+"""Name of the stage in progress reports; a unit is a step of the optimiser."""
+
+ZOOMS = (0.87, 1.0, 1.15)
+"""Sizes at which annotated objects are shown, since those of other images differ a little."""
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came out.
+
+    Attributes:
+        folder: the bundle.
+        images: how many were learned from.
+        objects: how many they hold together.
+        diameter_mm: of a typical one; the model expects it from now on.
+    """
+
+    folder: Path
+    images: int
+    objects: int
+    diameter_mm: float
+
+
+class _AnnotatedTask:
+    """Foreground and distance from annotated images, and some synthetic ones."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        recipe: NucleiRecipe,
+        settings: FineTuneSettings,
+        spacing_mm: float,
+        watchers: tuple[ProgressCallback, CancelToken | None],
+    ) -> None:
+        self.recipe, self.settings, self._watchers = recipe, settings, watchers
+        self._shown = [[on_grid(pair, spacing_mm / z, recipe.window) for z in ZOOMS] for pair in pairs]
+
+    def build(self) -> nn.Module:
+        """The network of the recipe."""
+        return build_network(self.recipe)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        """Loss on windows of annotated images, and of synthetic ones."""
+        progress, cancel = self._watchers
+        if cancel is not None:
+            cancel.check()
+        progress(Progress(STAGE, step, self.recipe.steps))
+        rng = np.random.default_rng([self.recipe.seed, step])
+        samples = []
+        for number in range(self.recipe.batch):
+            if number < self.settings.synthetic_windows:
+                seed = (self.recipe.seed, step, number)
+                samples.append(synthetic_sample(self.recipe.synthesis, seed, jitter=True))
+            else:
+                zooms = self._shown[int(rng.integers(len(self._shown)))]
+                samples.append(zooms[int(rng.integers(len(zooms)))].sample(rng))
+        return window_loss(network, [window_of(one, self.recipe.window, rng) for one in samples])
+
+    @torch.inference_mode()
+    def check(self, network: nn.Module) -> dict[str, float]:
+        """Loss on windows of the annotated images that are always the same."""
+        rng = np.random.default_rng(1)
+        samples = [zooms[1].sample(None) for zooms in self._shown for _ in range(4)]
+        losses = [float(window_loss(network, [window_of(one, self.recipe.window, rng)])) for one in samples]
+        return {"training_loss": float(np.mean(losses))}
+
+
+def fine_tune(
+    model: Model,
+    pairs: Sequence[Pair],
+    folder: str | Path,
+    settings: FineTuneSettings | None = None,
+    progress: ProgressCallback = silent,
+    cancel: CancelToken | None = None,
+) -> FineTuned:
+    """Go on training a model of objects on annotated images, and write it as a bundle.
+
+    BatchNorm keeps its statistics: a few windows would give worse ones. Work in progress lies in
+    `FOLDER.partial`; the same call goes on from the last checkpoint.
+
+    Args:
+        model: one whose card has a `separation`, such as `nuclei`.
+        pairs: images with all their objects (`read_pairs`).
+        folder: bundle to make.
+        settings: how.
+        progress: told before every step.
+        cancel: looked at before every step.
+
+    Returns:
+        Where the bundle is, and what it was made of.
+
+    Raises:
+        ModelError: `NO_OBJECTS_LEARNED`, the model learned no objects.
+        WriteError: the folder exists already, or cannot be written.
+        ReadError: `TRAINING_CHANGED`, what lies in progress was begun with other images or settings.
+        CancelledError: a stop was asked for; what was done is kept.
+    """
+    settings, folder = settings or FineTuneSettings(), Path(folder)
+    recipe = _recipe(model, settings)
+    diameter = typical_diameter_mm(pairs)
+    partial = _workplace(folder, _words(model, pairs, settings))
+    task = _AnnotatedTask(pairs, recipe, settings, diameter / DIAMETER_VOXELS, (progress, cancel))
+    with _threads(settings.threads):
+        network = optimise(task, recipe, partial / "run", _unheard, model.network)
+    progress(Progress(STAGE, recipe.steps, recipe.steps))
+    objects = sum(len(np.unique(pair.labels.array[pair.labels.array > 0])) for pair in pairs)
+    about = {
+        "name": folder.name,
+        "version": "1",
+        "changelog": {"1": f"fine-tuned from {model.card.name} {model.card.version}"},
+        "task": "Instance segmentation of objects in 3D microscopy",
+        "description": f"{model.card.name} {model.card.version}, fine-tuned on {len(pairs)} image(s) with "
+        f"{objects} objects of about {1000 * diameter:.3g} um",
+    }
+    history = {"from": model.card.name, "from_sha256": model.weights_sha256, **asdict(settings)}
+    bundle = partial / "bundle"
+    write_object_bundle(network, recipe, bundle, about, diameter_mm=diameter, history=history)
+    shutil.copyfile(partial / "run" / "log.csv", bundle / "docs" / "log.csv")
+    bundle.replace(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    return FineTuned(folder, len(pairs), objects, diameter)
+
+
+def _recipe(model: Model, settings: FineTuneSettings) -> NucleiRecipe:
+    """The network of a model, and how it goes on.
+
+    Raises:
+        ModelError: it learned no objects.
+    """
+    arguments = model.card.network.arguments
+    if model.card.separation is None or not {"channels", "strides"} <= set(arguments):
+        raise ModelError(
+            "NO_OBJECTS_LEARNED",
+            f"expected a model of objects such as nuclei, got {model.card.name}; start from another",
+        )
+    return NucleiRecipe(
+        channels=tuple(arguments["channels"]),
+        strides=tuple(arguments["strides"]),
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        warm_up_steps=20,
+        averaging=0.98,
+        frozen_fraction=0.0,
+        frozen_slowdown=1.0,
+        check_every=50,
+        seed=settings.seed,
+    )
+
+
+def _words(model: Model, pairs: Sequence[Pair], settings: FineTuneSettings) -> str:
+    """Everything that decides what a training gives."""
+    hashes = [hash_volume(volume) for pair in pairs for volume in (pair.image, pair.labels)]
+    images = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+    return json.dumps({"model": model.weights_sha256, "images": images, "settings": asdict(settings)})
+
+
+def _workplace(folder: Path, words: str) -> Path:
+    """The folder for work in progress.
+
+    Raises:
+        WriteError: `OUTPUT_EXISTS`, `NOT_WRITABLE`.
+        ReadError: `TRAINING_CHANGED`.
+    """
+    if folder.exists():
+        raise WriteError("OUTPUT_EXISTS", f"expected a new folder, got {folder.name!r}; choose another name")
+    partial = folder.with_name(folder.name + ".partial")
+    plan = partial / "plan.json"
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        if not plan.exists():
+            plan.write_text(words, encoding="utf-8")
+        same = plan.read_text(encoding="utf-8") == words
+    except OSError as error:
+        raise WriteError(
+            "NOT_WRITABLE", f"expected to write {partial.name!r}, got a refusal; choose another folder"
+        ) from error
+    if not same:
+        raise ReadError(
+            "TRAINING_CHANGED",
+            f"expected the training that {partial.name!r} holds, got other images or settings; repeat the "
+            "call that began it, or remove the folder",
+        )
+    return partial
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count > 0:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _unheard(_line: str) -> None:
+    """The log is on disk; progress says the rest."""
