@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from medseg.export.dicom_report import write_dicom_report
     from medseg.export.dicom_rtstruct import write_dicom_rtstruct
     from medseg.export.dicom_seg import write_dicom_seg
+    from medseg.export.meshes import Mesh, mesh_of_mask, write_stl
     from medseg.export.settings import ExportSettings
+    from medseg.export.tables import write_regions_csv
     from medseg.export.write import write_result
     from medseg.geometry import Geometry
     from medseg.inference.plan import InferencePlan, plan_inference
@@ -73,9 +75,9 @@ __all__ = [
     "CaseEvent",
     "Code",
     "DeviceMemoryError",
-    "DownloadError",
     "DicomSource",
     "DicomVolume",
+    "DownloadError",
     "ExportSettings",
     "Geometry",
     "GeometryError",
@@ -88,6 +90,7 @@ __all__ = [
     "LabelSet",
     "LabelVolume",
     "MedsegError",
+    "Mesh",
     "Model",
     "ModelEntry",
     "ModelError",
@@ -116,6 +119,7 @@ __all__ = [
     "load_model",
     "measure_regions",
     "measure_shapes",
+    "mesh_of_mask",
     "open_store",
     "plan_inference",
     "predict",
@@ -136,11 +140,17 @@ __all__ = [
     "write_dicom_rtstruct",
     "write_dicom_seg",
     "write_labels",
+    "write_regions_csv",
     "write_result",
+    "write_stl",
     "write_volume",
 ]
 
 _HOME = {
+    "write_regions_csv": "medseg.export.tables",
+    "Mesh": "medseg.export.meshes",
+    "write_stl": "medseg.export.meshes",
+    "mesh_of_mask": "medseg.export.meshes",
     "BatchRecipe": "medseg.batch.segment_batch",
     "BatchReport": "medseg.batch.run",
     "BatchSettings": "medseg.batch.settings",

@@ -9,7 +9,7 @@ which refuses some and ignores others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,14 +44,15 @@ class Origin:
 
     Attributes:
         geometry: of the file or the result, before it was turned for the viewer.
-        modality: as in DICOM; empty where unknown.
+        scan: the scan itself, or the one that a label map belongs to: what DICOM files are written for,
+            and what intensities are measured in; None where it is not known.
         labels: names of a label map; empty for an image.
         classes: object to class where the labels are objects, else empty.
         is_instances: whether they are.
     """
 
     geometry: Geometry
-    modality: str = ""
+    scan: Volume | None = field(default=None, repr=False)
     labels: LabelSet = field(default_factory=LabelSet)
     classes: Mapping[int, int] = field(default_factory=dict)
     is_instances: bool = False
@@ -102,21 +103,22 @@ def image_layer(volume: Volume, name: str, **more: Any) -> LayerData:
         name: of the layer; give no patient's name.
         more: further arguments of napari's `Image`.
     """
-    origin = Origin(volume.geometry, volume.modality)
+    origin = Origin(volume.geometry, volume)
     return _shown(volume.array, volume.geometry), _words(name, origin) | more, "image"
 
 
-def labels_layer(labels: LabelVolume, name: str, **more: Any) -> LayerData:
+def labels_layer(labels: LabelVolume, name: str, scan: Volume | None = None, **more: Any) -> LayerData:
     """A label map as napari takes it, with names and colours; its voxels are copied, for it is painted on.
 
     Args:
         labels: classes or objects.
         name: of the layer.
+        scan: what the labels belong to, where it is known.
         more: further arguments of napari's `Labels`.
     """
     is_instances = isinstance(labels, InstanceVolume)
     classes = dict(labels.classes) if isinstance(labels, InstanceVolume) else {}
-    origin = Origin(labels.geometry, "", labels.labels, classes, is_instances)
+    origin = Origin(labels.geometry, scan, labels.labels, classes, is_instances)
     words = _words(name, origin) | {"features": features_of(origin)}
     if not is_instances and 0 < len(labels.labels) <= MOST_COLOURS:
         words["colormap"] = colours_of(labels.labels)
@@ -158,7 +160,10 @@ def volume_of(layer: Layer) -> Volume:
             moved or scaled in the viewer.
     """
     origin = _checked_origin(layer)
-    return Volume(_stored(np.asarray(layer.data), origin.geometry), origin.geometry, origin.modality)
+    array = _stored(np.asarray(layer.data), origin.geometry)
+    if origin.scan is None:
+        return Volume(array, origin.geometry)
+    return replace(origin.scan, array=array)
 
 
 def labels_of(layer: Layer) -> LabelVolume:
@@ -193,7 +198,7 @@ def adopt(layer: Layer, source: Layer) -> None:
             f"expected a layer of shape {tuple(source.data.shape)}, got {tuple(layer.data.shape)}; "
             "make it from the scan's own layer",
         )
-    words = _words(layer.name, Origin(origin.geometry))
+    words = _words(layer.name, Origin(origin.geometry, origin.scan))
     layer.scale, layer.translate = words["scale"], words["translate"]
     layer.units, layer.axis_labels = words["units"], words["axis_labels"]
     layer.metadata = {**layer.metadata, **words["metadata"]}

@@ -1,0 +1,39 @@
+"""The project's sample volumes, for File > Open Sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg import ReadError, read, read_labels
+from napari_plugin.layers import LayerData, labels_layer
+from napari_plugin.readers import scan_layer
+
+FOLDER = Path(__file__).resolve().parent.parent / "sample_volumes"
+"""Beside the code in a checkout; an installed wheel has none."""
+
+
+def head_mri() -> list[LayerData]:
+    """A real head, T1-weighted (Colin 27)."""
+    return [scan_layer(read(_file("colin27_t1.nii.gz")), "head MRI")]
+
+
+def phantom_ct() -> list[LayerData]:
+    """A synthetic body with named organs, as CT shows it."""
+    scan = read(_file("phantom_ct.nii.gz"))
+    labels = read_labels(_file("phantom_ct_labels.nii.gz"))
+    return [scan_layer(scan, "CT phantom"), labels_layer(labels, "organs", scan)]
+
+
+def touching_spheres() -> list[LayerData]:
+    """Spheres that touch, to be told apart."""
+    return [labels_layer(read_labels(_file("touching_spheres.nii.gz")), "spheres")]
+
+
+def _file(name: str) -> Path:
+    path = FOLDER / name
+    if not path.is_file():
+        raise ReadError(
+            "FILE_NOT_FOUND",
+            f"expected {name} in sample_volumes beside the program, got none; they come with a checkout",
+        )
+    return path
