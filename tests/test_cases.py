@@ -13,7 +13,7 @@ import torch
 from command_line import code_of
 from phantoms import Sphere, linear_ramp, mask_of, oblique_grid, world_of_voxels
 from small_models import make_card, random_model, threshold_model
-from tiny_bundle import tiny_inference, tiny_metadata, write_tiny_bundle
+from tiny_bundle import write_pair_bundle, write_tiny_bundle
 from torch import Tensor, nn
 
 from medseg.cli.main import run
@@ -138,23 +138,10 @@ def test_numbers_in_names_give_the_order_and_gaps_are_refused(tmp_path: Path) ->
     assert "0002" in str(caught.value)
 
 
-def write_two_channel_bundle(folder: Path) -> Path:
-    metadata, inference = tiny_metadata(), tiny_inference()
-    image = {"type": "image", "num_channels": 2, "channel_def": {"0": "T1", "1": "FLAIR"}, "modality": "MR"}
-    formats = metadata["network_data_format"] | {"inputs": {"image": image}}
-    network = inference["network_def"] | {"in_channels": 2}
-    for step in inference["preprocessing"]["transforms"]:
-        if step["_target_"].startswith("ScaleIntensity"):
-            step["channel_wise"] = True
-    return write_tiny_bundle(
-        folder, metadata={"network_data_format": formats}, inference=inference | {"network_def": network}
-    )
-
-
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(registry.FOLDER_VARIABLE, str(tmp_path / "shelf"))
-    write_two_channel_bundle(tmp_path / "shelf" / "pair")
+    write_pair_bundle(tmp_path / "shelf" / "pair")
     write_tiny_bundle(tmp_path / "shelf" / "tiny")
     return tmp_path / "shelf"
 

@@ -124,3 +124,15 @@ def write_tiny_bundle(
             parameter.data.normal_(0.0, 0.5)
     torch.save(network.state_dict(), folder / "models" / "model.pt")
     return folder
+
+
+def write_pair_bundle(folder: Path) -> Path:
+    """The tiny bundle for two images, `T1` and `FLAIR`, each scaled by its own percentiles."""
+    metadata, inference = tiny_metadata(), tiny_inference()
+    image = {"type": "image", "num_channels": 2, "channel_def": {"0": "T1", "1": "FLAIR"}, "modality": "MR"}
+    formats = metadata["network_data_format"] | {"inputs": {"image": image}}
+    inference["network_def"]["in_channels"] = 2
+    for step in inference["preprocessing"]["transforms"]:
+        if step["_target_"].startswith("ScaleIntensity"):
+            step["channel_wise"] = True
+    return write_tiny_bundle(folder, metadata={"network_data_format": formats}, inference=inference)

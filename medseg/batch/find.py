@@ -176,8 +176,9 @@ def read_table(path: Path) -> list[Found]:
     """Cases from a CSV table, one per row.
 
     Columns: `image`, and `image2`, `image3`, … where the model takes several; `case`, a name of the
-    row, `series`, the UID of the series where `image` is a folder or zip, and `volume`, the number of a
-    volume in a series of several, may be left out. Paths count from the table's folder.
+    row, `series` (`series2`, …), the UID of the series where `image` (`image2`, …) is a folder or zip, and
+    `volume`, the number of a volume in a series of several, may be left out. Paths count from the table's
+    folder.
 
     Raises:
         ReadError: `BAD_TABLE`, `FILE_NOT_FOUND`.
@@ -210,9 +211,11 @@ def _row(row: dict[str, str], images: Sequence[str], folder: Path, line: int) ->
     number = row.get(VOLUME_COLUMN, "")
     if number and not (number.isascii() and number.isdigit() and int(number)):
         raise ReadError("BAD_TABLE", f"expected a number from 1 in column `volume`, got other in line {line}")
+    alone = row.get(SERIES_COLUMN, "")
+    series = [row.get(head.replace(IMAGE_COLUMN, SERIES_COLUMN, 1), alone) for head in images if row[head]]
     sources = tuple(
-        replace(_table_source(folder / cell, row.get(SERIES_COLUMN, "")), volume=int(number or 0) or None)
-        for cell in cells
+        replace(_table_source(folder / cell, uid), volume=int(number or 0) or None)
+        for cell, uid in zip(cells, series, strict=True)
     )
     name = row.get(CASE_COLUMN, "")
     part = f"v{int(number):03}" if number and not name else ""

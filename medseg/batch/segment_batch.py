@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from medseg.batch.cases import plan_batch
+from medseg.batch.channels import as_cases
 from medseg.batch.find import find_inputs
 from medseg.batch.pseudonyms import folder_key
 from medseg.batch.run import BatchReport, CaseEvent, ignore, run_batch
@@ -95,5 +96,7 @@ def segment_batch(
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise WriteError("NOT_WRITABLE", f"expected a writable output folder, got: {reason}") from error
-    plan = plan_batch(found, folder_key(folder), plain_names=settings.names == "plain")
+    plan = plan_batch(
+        as_cases(found, task.channels), folder_key(folder), plain_names=settings.names == "plain"
+    )
     return run_batch(plan, task, folder, settings, scheduler=scheduler, watch=watch, cancel=cancel)

@@ -45,6 +45,8 @@ class SegmentationTask:
         separation: how they are.
         export: what is written.
         irregular: what is done with DICOM slices that do not lie as a grid.
+        channels: images that the model takes per case.
+        rough_sha256: fingerprint of the rough model that the settings name, or empty.
     """
 
     model: Path
@@ -54,6 +56,8 @@ class SegmentationTask:
     separation: SeparationSettings = field(default_factory=SeparationSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     irregular: Irregular = "resample"
+    channels: int = 1
+    rough_sha256: str = ""
 
     def identity(self) -> Mapping[str, Any]:
         """Model, settings and version; not the device or the number of threads."""
@@ -62,6 +66,7 @@ class SegmentationTask:
             settings["InferenceSettings"].pop(name, None)
         return {
             "model_sha256": self.model_sha256,
+            **({"rough_sha256": self.rough_sha256} if self.rough_sha256 else {}),
             "settings": settings,
             "separate": list(self.separate),
             "irregular": self.irregular,
@@ -81,7 +86,7 @@ class SegmentationTask:
             raise ModelError(
                 "CHANNELS_MISMATCH",
                 f"expected {model.card.in_channels} image(s) per case for this model, got "
-                f"{len(case.sources)}; name each in a table of cases",
+                f"{len(case.sources)}; number the files (_0000, _0001) or name each in a table of cases",
             )
         progress(Progress("read", 0, len(case.sources)))
         with warnings.catch_warnings(record=True) as told:
@@ -146,6 +151,8 @@ def segmentation_task(
         separation or SeparationSettings(),
         export or ExportSettings(),
         irregular,
+        card.in_channels,
+        model_fingerprint(find_model(settings.rough_model)) if settings.rough_model else "",
     )
 
 

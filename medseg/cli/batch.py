@@ -83,6 +83,7 @@ def batch(
         json: print one JSON object on standard output.
     """
     from medseg.batch.cases import plan_batch
+    from medseg.batch.channels import as_cases
     from medseg.batch.find import find_inputs
     from medseg.batch.pseudonyms import folder_key
     from medseg.batch.run import run_batch
@@ -101,7 +102,8 @@ def batch(
     with progress_bar() as report:
         found = find_inputs(inputs, leave_out=output, irregular=flags.irregular, progress=report)
     output.mkdir(parents=True, exist_ok=True)
-    planned = plan_batch(found, folder_key(output), plain_names=batch_settings.names == "plain")
+    cases = as_cases(found, task.channels)
+    planned = plan_batch(cases, folder_key(output), plain_names=batch_settings.names == "plain")
     if flags.plan:
         _print_plan(planned, json=json)
         return 0
