@@ -56,12 +56,17 @@ def publish(part: Path, final: Path, manifest: Mapping[str, Any]) -> None:
         WriteError: `NOT_WRITABLE` or `DISK_FULL`.
     """
     write_json(part / MANIFEST_FILE, manifest)
+    old = None
     try:
-        old = None
         if final.exists():
             old = final.with_name(f".{final.name}{PART_MARK}old-{secrets.token_hex(6)}")
             final.rename(old)
-        part.rename(final)
+        try:
+            part.rename(final)
+        except OSError:
+            if old is not None:
+                old.rename(final)
+            raise
         _onto_disk(final.parent)
     except OSError as error:
         reason = error.strerror or type(error).__name__

@@ -62,10 +62,21 @@ def _make_key(path: Path) -> None:
             file.write(secrets.token_hex(KEY_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        _appear_once(part, path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise WriteError("NOT_WRITABLE", f"expected a writable output folder, got: {reason}") from error
+
+
+def _appear_once(part: Path, path: Path) -> None:
+    """Give a file its name unless another process was first: one folder has one key."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        part.replace(path)
+    part.unlink(missing_ok=True)
 
 
 def pseudonym(key: bytes, words: Iterable[str]) -> str:

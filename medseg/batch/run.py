@@ -211,10 +211,13 @@ class _Driver:
     def _settled_before(self, name: str, key: str) -> bool:
         manifest = self._whole_result(name, key)
         if manifest is not None:
+            # A driver killed between publishing and this left the record of an earlier failure.
+            (self.failed / f"{name}.json").unlink(missing_ok=True)
             self._note(Row(name, key, "done"), manifest.get("facts", {}))
             return True
         record = read_json(self.failed / f"{name}.json")
         if record is not None and record.get("key") == key and not self.retry_failed:
+            self._remove_stale(name)
             self._note(Row(name, key, "failed", str(record.get("code")), str(record.get("reason"))))
             return True
         return False
@@ -274,12 +277,16 @@ class _Driver:
             {"format": MANIFEST_FORMAT, "case": row.name, "key": row.key, "state": row.state,
              "code": row.code, "reason": row.reason},
         )  # fmt: skip
-        stale = self.cases / row.name
+        self._remove_stale(row.name)
+        self._note(row)
+
+    def _remove_stale(self, name: str) -> None:
+        """Remove the result that other settings or another input gave a case that has failed now."""
+        stale = self.cases / name
         if stale.exists():
-            part = new_part(self.cases, row.name)
+            part = new_part(self.cases, name)
             stale.rename(part / "old")
             shutil.rmtree(part, ignore_errors=True)
-        self._note(row)
 
     def _note(self, row: Row, facts: Mapping[str, Any] | None = None) -> None:
         known = self.ledger.row(row.name)

@@ -3,7 +3,7 @@
 Files are made in a hidden folder beside their place (or, in an existing folder, within it) and moved only
 once all of them are there. In an existing folder, files of an earlier result are replaced, and those that
 the new result does not have are removed; nothing else is touched. If a move fails, what was there before
-is put back.
+is put back; what cannot be put back stays in the hidden folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -145,6 +146,7 @@ def _write_and_move(
     existed = target.is_dir()
     hidden = (target if existed else target.parent) / f".medseg-{secrets.token_hex(6)}.part"
     hidden.mkdir()
+    is_moved = False
     try:
         fresh = hidden / "new"
         fresh.mkdir()
@@ -158,8 +160,16 @@ def _write_and_move(
             _swap(fresh, target, hidden / "old")
         else:
             fresh.replace(target)
+        is_moved = True
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        shutil.rmtree(hidden / "new", ignore_errors=True)
+        if is_moved or not _has_files(hidden / "old"):
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _has_files(folder: Path) -> bool:
+    """Whether an earlier result lies here that could not be put back; it is not thrown away."""
+    return any(not path.is_dir() for path in folder.rglob("*"))
 
 
 def _swap(fresh: Path, target: Path, aside: Path) -> None:
@@ -177,7 +187,8 @@ def _swap(fresh: Path, target: Path, aside: Path) -> None:
             done.append((before, after))
     except BaseException:
         for before, after in reversed(done):
-            after.replace(before)
+            with suppress(OSError):  # the others are put back all the same
+                after.replace(before)
         _remove_empty(made)
         raise
     _remove_empty([target / "meshes", target / "pictures"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import stat
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import drive_batch
@@ -21,7 +24,8 @@ from poison_tasks import CANARY, PoisonTask
 
 from medseg.batch.cases import BatchPlan, Refused
 from medseg.batch.lock import only_driver
-from medseg.batch.pseudonyms import KEY_FILE
+from medseg.batch.manifest import new_part, publish
+from medseg.batch.pseudonyms import KEY_FILE, folder_key
 from medseg.batch.run import BatchReport, CaseEvent, run_batch
 from medseg.batch.settings import BatchSettings
 from medseg.errors import CancelledError, ModelError, WriteError
@@ -252,6 +256,11 @@ def drive(inputs: Path, output: Path, seconds: float, scheduler: str = "") -> su
     )
 
 
+def settled(output: Path) -> int:
+    """Cases that are done or failed."""
+    return len([*(output / "cases").glob("case-*"), *(output / "failed").glob("case-*.json")])
+
+
 def kill_and_resume(tmp_path: Path, kills: int, cases: int) -> None:
     """An undisturbed run, and one whose driver dies at random moments; equal bytes in the end."""
     words = ["good"] * cases
@@ -261,14 +270,15 @@ def kill_and_resume(tmp_path: Path, kills: int, cases: int) -> None:
     stormy.mkdir()
     (stormy / KEY_FILE).write_bytes((calm / KEY_FILE).read_bytes())
     (stormy / KEY_FILE).chmod(0o600)
-    began = time.monotonic()
     assert drive(inputs, calm, 0.2).wait(timeout=240) == 0
-    # Most kills must find work left, on a quick machine too: a start, and a share of the whole.
-    latest = 0.4 + 1.4 * (time.monotonic() - began) / kills
     chance, died = random.Random(20), 0
-    for _ in range(kills):
+    for n in range(kills):
+        before = settled(stormy)
         driver = drive(inputs, stormy, 0.2)
-        time.sleep(chance.uniform(0.1 * latest, latest))
+        # Every second dies while it starts, the others soon after a case, however quick the machine.
+        while n % 2 == 0 and settled(stormy) == before and driver.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5 if n % 2 else 0.1))
         died += driver.poll() is None
         driver.kill()
         driver.wait()
@@ -292,6 +302,54 @@ def test_files_that_a_killed_driver_had_begun_to_write_are_swept(tmp_path: Path)
         path.write_bytes(b"half")
     assert drive(inputs, output, 0.0).wait(timeout=120) == 0
     assert half_written(output) == []
+
+
+def test_a_driver_killed_between_two_steps_leaves_no_contradiction(tmp_path: Path) -> None:
+    """A result beside the record of its later failure, and the reverse: the next run drops what is stale."""
+    inputs, output = write_inputs(tmp_path / "in", ["good", "good"]), tmp_path / "out"
+    plan = drive_batch.planned(inputs, output)
+    run_batch(plan, PoisonTask(), output, FAST)
+    done = bytes_of(output)
+    (record,) = [output / "failed" / f"{plan.cases[0].name}.json"]
+    record.write_text("{}")
+    run_batch(plan, PoisonTask(), output, FAST)
+    assert bytes_of(output) == done
+    shutil.copytree(output / "cases", tmp_path / "kept")
+    next(inputs.glob("00*")).write_text("corrupt")
+    run_batch(plan, PoisonTask(), output, FAST)
+    failed = bytes_of(output)
+    (stale,) = {path.name for path in (tmp_path / "kept").iterdir()} - {
+        path.name for path in (output / "cases").iterdir()
+    }
+    shutil.copytree(tmp_path / "kept" / stale, output / "cases" / stale)
+    run_batch(plan, PoisonTask(), output, FAST)
+    assert bytes_of(output) == failed
+
+
+def test_a_result_that_cannot_be_published_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, final = new_part(tmp_path, "case-1"), tmp_path / "case-1"
+    final.mkdir()
+    (final / "labels").write_text("older")
+    really = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self == part:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(WriteError):
+        publish(part, final, {})
+    assert (final / "labels").read_text() == "older"
+
+
+def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        keys = set(threads.map(lambda _: folder_key(tmp_path), range(64)))
+    assert len(keys) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
 
 
 @pytest.mark.slow

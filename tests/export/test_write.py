@@ -163,6 +163,31 @@ def test_puts_all_back_when_a_move_fails(after: int, tmp_path: Path, monkeypatch
     assert contents(tmp_path) == before
 
 
+def test_an_earlier_result_that_cannot_be_put_back_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    FULL.save(folder, export=("stl",))
+    before = contents(folder)
+    moves = 0
+    really = Path.replace
+
+    def broken(self: Path, target: Path) -> Path:
+        nonlocal moves
+        if ".part/" not in f"{self.as_posix()}/ {Path(target).as_posix()}/" or self.suffix == ".part":
+            return really(self, target)
+        moves += 1
+        if moves > 3:  # the disk is gone for good: nothing can be moved back either
+            raise OSError(errno.EIO, "Input/output error")
+        return really(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(WriteError):
+        PLAIN.save(folder)
+    assert sorted(contents(folder).values()) == sorted(before.values())
+    assert not list(folder.rglob("new"))
+
+
 def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "labels.nii.gz").mkdir(parents=True)
     with pytest.raises(WriteError) as caught:
