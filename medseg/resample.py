@@ -21,6 +21,12 @@ from medseg.volume import LabelVolume, Volume
 ANTI_ALIAS_FACTOR = 2.0
 """Going down by more than this, a volume is blurred first; up to it, linear weights suffice."""
 
+BAND_BYTES = 64_000_000
+"""Source voxels in float32 that are resampled together."""
+
+_TRUNCATE = 4.0
+"""Standard deviations at which a Gaussian ends."""
+
 _PARALLEL_TOLERANCE_VOXELS = 1e-3
 _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
@@ -227,18 +233,38 @@ def resample_volume(
         float32 volume on `geometry`.
     """
     turned = volume.reorient(geometry.axis_codes)
-    array = turned.array.astype(np.float32, copy=False)
-    if smooth:
-        array = _smoothed(array, turned.geometry, geometry)
+    sigmas = _sigmas(turned.geometry, geometry) if smooth else (0.0, 0.0, 0.0)
     maps = axis_maps(turned.geometry, geometry)
     if maps is None:
+        array = _smoothed(turned.array.astype(np.float32, copy=False), sigmas)
         result = _look_up(array, turned.geometry, geometry, order=1, fill=fill)
     else:
-        result = array
-        for axis in _cheapest_order(maps):
-            result = _interpolate_axis(result, maps[axis], axis)
-        result = np.ascontiguousarray(result) if fill is None else _filled(result, maps, fill)
+        result = _by_bands(turned.array, maps, sigmas)
+        for axis, along in enumerate(maps):
+            if fill is not None and not along.inside.all():
+                result[(slice(None),) * axis + (~along.inside,)] = fill
     return replace(volume, array=result, geometry=geometry)
+
+
+def _by_bands(
+    array: npt.NDArray[Any], maps: tuple[AxisMap, AxisMap, AxisMap], sigmas: tuple[float, float, float]
+) -> npt.NDArray[np.float32]:
+    """Smoothed and interpolated, some target planes at a time, so that no second volume is made."""
+    along = maps[2]
+    result = np.empty(tuple(len(m.lower) for m in maps), dtype=np.float32)
+    order = _cheapest_order(maps)
+    reach = math.ceil(_TRUNCATE * sigmas[2]) + 1
+    planes = max(1, int(BAND_BYTES / (4 * array[:, :, 0].size) * len(along.lower) / along.size))
+    for first in range(0, len(along.lower), planes):
+        band = slice(first, first + planes)
+        start = max(0, int(along.lower[band][0]) - reach)
+        stop = min(along.size, int(along.upper[band][-1]) + 1 + reach)
+        part = _smoothed(array[:, :, start:stop].astype(np.float32), sigmas)
+        near = AxisMap(along.lower[band] - start, along.weight[band], along.inside[band], stop - start)
+        for axis in order:
+            part = _interpolate_axis(part, near if axis == 2 else maps[axis], axis)
+        result[:, :, band] = part
+    return result
 
 
 def resample_labels(labels: LabelVolume, geometry: Geometry) -> LabelVolume:
@@ -258,14 +284,22 @@ def resample_labels(labels: LabelVolume, geometry: Geometry) -> LabelVolume:
     return replace(labels, array=result, geometry=geometry)
 
 
-def _smoothed(array: npt.NDArray[np.float32], source: Geometry, target: Geometry) -> npt.NDArray[np.float32]:
-    from scipy.ndimage import gaussian_filter1d
-
+def _sigmas(source: Geometry, target: Geometry) -> tuple[float, float, float]:
+    """Standard deviations of the smoothing before going down, in voxels of the source; 0 for none."""
+    sigmas = []
     for axis in range(3):
         factor = target.spacing_mm[axis] / source.spacing_mm[axis]
-        if factor > ANTI_ALIAS_FACTOR + 1e-3 and array.shape[axis] > 1:
-            sigma = math.sqrt(factor**2 - 1) / _FWHM_PER_SIGMA
-            array = gaussian_filter1d(array, sigma, axis=axis, mode="nearest")
+        is_smoothed = factor > ANTI_ALIAS_FACTOR + 1e-3 and source.shape[axis] > 1
+        sigmas.append(math.sqrt(factor**2 - 1) / _FWHM_PER_SIGMA if is_smoothed else 0.0)
+    return sigmas[0], sigmas[1], sigmas[2]
+
+
+def _smoothed(array: npt.NDArray[np.float32], sigmas: tuple[float, float, float]) -> npt.NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter1d
+
+    for axis, sigma in enumerate(sigmas):
+        if sigma > 0:
+            array = gaussian_filter1d(array, sigma, axis=axis, mode="nearest", truncate=_TRUNCATE)
     return array
 
 
