@@ -34,11 +34,20 @@ LARGEST_DIAMETER_VOXELS = 64.0
 DIAMETER_STEP = 1.3
 """Diameters that an estimate tries, in the finest voxels of the scan."""
 
-LOOK_DIAMETERS = 6.0
-"""How much of the scan an estimate looks at, along each axis."""
+LOOK_DIAMETERS = 5.3
+"""How much of the scan an estimate looks at, along each axis: no more than one window."""
 
 FEWEST_OBJECTS = 3
 """Fewer say little about a typical size."""
+
+_DENSE_IDS = 2**24
+"""Up to here a table of all ids is small; beyond, only those that occur are looked up."""
+
+
+def knows_size(model: Model, settings: InferenceSettings) -> bool:
+    """Whether the model's grid is known before it looks at an image."""
+    recipe = model.card.separation
+    return recipe is None or bool(settings.object_diameter_mm or recipe.diameter_mm)
 
 
 def sized_model(
@@ -123,11 +132,15 @@ def segment_objects(
 
 
 def objects_as_labels(objects: InstanceVolume) -> LabelVolume:
-    """The class of every object, voxel by voxel."""
-    table = np.zeros(len(objects.classes) + 1, dtype=np.uint8)
-    for number, class_id in objects.classes.items():
-        table[number] = class_id
-    return LabelVolume(table[objects.array], objects.geometry, objects.labels)
+    """The class of every object, voxel by voxel; an object of no class becomes background."""
+    largest = max(objects.classes.values(), default=0)
+    kind = np.min_scalar_type(largest)
+    if int(objects.array.max(initial=0)) <= _DENSE_IDS:
+        ids, places = np.arange(int(objects.array.max(initial=0)) + 1), objects.array
+    else:
+        ids, places = np.unique(objects.array, return_inverse=True)
+    table = np.array([objects.classes.get(int(number), 0) for number in ids], dtype=kind)
+    return LabelVolume(table[places].reshape(objects.geometry.shape), objects.geometry, objects.labels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,8 +81,19 @@ def progress_bar() -> Iterator[ProgressCallback]:
         tasks: dict[str, Any] = {}
 
         def report(progress: Progress) -> None:
+            if progress.note:
+                bar.console.print(progress.note, markup=False, highlight=False, soft_wrap=True)
             if progress.stage not in tasks:
                 tasks[progress.stage] = bar.add_task(progress.stage, total=None)
             bar.update(tasks[progress.stage], completed=progress.done, total=progress.total or None)
 
         yield report
+
+
+def volume_words(volume_mm3: float) -> str:
+    """A volume in the unit that a person would choose: ml, mm3 or um3."""
+    if volume_mm3 >= 1000:
+        return f"{volume_mm3 / 1000:.2f} ml"
+    if volume_mm3 >= 0.01:
+        return f"{volume_mm3:.3g} mm3"
+    return f"{volume_mm3 * 1e9:.4g} um3"

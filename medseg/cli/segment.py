@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from medseg.cli.options import Json, takes_settings
-from medseg.cli.screen import print_json, print_table, progress_bar, say
+from medseg.cli.screen import print_json, print_table, progress_bar, say, volume_words
 from medseg.cli.source import SourceFlags, channel_paths, read_source
 from medseg.errors import WriteError
 from medseg.export.settings import ExportSettings
@@ -18,6 +18,10 @@ from medseg.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
     from medseg.result import Result
+
+
+MICROSCOPIC_ML = 0.0005
+"""Less would be told as 0.000 ml."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,6 @@ def segment(
     """
     import medseg.pipeline
     from medseg.export.write import require_source, write_result
-    from medseg.inference.predict import plan_case
     from medseg.models.loading import load_model
     from medseg.models.registry import find_model, read_card
 
@@ -70,8 +73,6 @@ def segment(
     loaded = load_model(model, device=settings.device)
     if card.channel_names:
         say(f"images are taken as: {', '.join(card.channel_names)}")
-    if not settings.rough_model:  # otherwise the part of the scan is not known yet
-        say(f"plan: {plan_case(volumes[:1], loaded, settings).sentence}")
     with progress_bar() as report:
         result = medseg.pipeline.segment(volumes, loaded, settings, separate=flags.separate, progress=report)
     folder = write_result(result, output, export)
@@ -99,8 +100,13 @@ def require_writable(folder: Path) -> None:
 
 def print_structures(result: Result) -> None:
     """The table of names and millilitres."""
-    rows = [[region.name, f"{region.volume_ml:.3f}"] for region in result.regions if region.kind == "class"]
-    print_table("Structures", ["name", "ml"], rows, numbers=(1,))
+    classes = [region for region in result.regions if region.kind == "class"]
+    if any(region.volume_ml >= MICROSCOPIC_ML for region in classes) or not classes:
+        rows = [[region.name, f"{region.volume_ml:.3f}"] for region in classes]
+        print_table("Structures", ["name", "ml"], rows, numbers=(1,))
+    else:
+        rows = [[region.name, volume_words(region.volume_mm3)] for region in classes]
+        print_table("Structures", ["name", "volume"], rows, numbers=(1,))
     objects = [r for r in result.regions if r.kind == "object"]
     for name in sorted({r.name for r in objects}):
         print(f"{name}: {sum(r.name == name for r in objects)} objects")

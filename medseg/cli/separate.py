@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from medseg.cli.options import Json, takes_settings
-from medseg.cli.screen import print_json, print_table, progress_bar, say
+from medseg.cli.screen import print_json, print_table, progress_bar, say, volume_words
 from medseg.cli.segment import require_writable
 from medseg.errors import SettingsError
 from medseg.export.settings import ExportSettings
@@ -102,15 +102,6 @@ def separate(
 def is_store(path: Path) -> bool:
     """Whether a folder is a Zarr group or array."""
     return any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
-
-
-def volume_words(volume_mm3: float) -> str:
-    """A volume in the unit that a person would choose: ml, mm3 or um3."""
-    if volume_mm3 >= 1000:
-        return f"{volume_mm3 / 1000:.2f} ml"
-    if volume_mm3 >= 0.01:
-        return f"{volume_mm3:.3g} mm3"
-    return f"{volume_mm3 * 1e9:.4g} um3"
 
 
 def _separated(
