@@ -176,14 +176,16 @@ def _without_same_object(
 
 
 def _alike(images: Sequence[ImageHeader]) -> list[list[Member]]:
-    """Planes of one kind, frame of reference, matrix, pixel spacing and orientation."""
-    kinds: dict[tuple[str, str, str, int, int], list[list[Member]]] = defaultdict(list)
+    """Planes of one kind, unit of value, frame of reference, matrix, pixel spacing and orientation."""
+    kinds: dict[tuple[str | int, ...], list[list[Member]]] = defaultdict(list)
     for header in images:
         for plane in header.planes:
             kind = (
                 header.sop_class_uid,
                 header.modality,
                 header.frame_of_reference_uid,
+                plane.keys.get("units", ""),
+                plane.keys.get("rescale_type", ""),
                 plane.rows,
                 plane.columns,
             )

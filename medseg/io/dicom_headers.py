@@ -126,7 +126,8 @@ def _patient_key(elements: Elements) -> bytes:
     for tag in (_STUDY, _SERIES):
         digest.update(elements.values.get(tag, b"") + b"\0")
     for tag in _PATIENT:
-        digest.update(elements.values.get(tag, b"").strip(b"\0 ") + b"\0")
+        # Carets at the end of a name are padding (PS3.5 section 6.2.1).
+        digest.update(elements.values.get(tag, b"").strip(b"\0 ").rstrip(b"^ ") + b"\0")
     return digest.digest()
 
 

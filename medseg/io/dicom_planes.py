@@ -40,6 +40,8 @@ _TEXT_KEYS = {
     "acquisition_number": 0x00200012,
     "acquisition_time": 0x00080032,
     "content_time": 0x00080033,
+    "units": 0x00541001,
+    "rescale_type": 0x00281054,
 }
 _SIEMENS_B, _GE_B, _STANDARD_B, _GRADIENT = 0x0019100C, 0x00431039, 0x00189087, 0x00189089
 PLANE_TAGS = frozenset(

@@ -355,6 +355,24 @@ def test_progress_and_cancel(tmp_path: Path) -> None:
         list_series(folder, cancel=token)
 
 
+@pytest.mark.parametrize(
+    ("tag", "vr", "words"), [(0x00541001, "CS", ("BQML", "CNTS")), (0x00281054, "LO", ("HU", "US"))]
+)
+def test_values_of_two_units_are_never_one_volume(
+    tag: int, vr: str, words: tuple[str, str], tmp_path: Path
+) -> None:
+    images = [i.put(tag, vr, text(words[n >= 4])) for n, i in enumerate(series())]
+    folder = write(tmp_path / "s", images)
+    assert code_of(folder) == "SEVERAL_VOLUMES"
+    assert [v.geometry.shape[2] for v in read_all(folder)] == [4, 4]
+
+
+def test_carets_and_spaces_behind_a_name_do_not_make_another_patient(tmp_path: Path) -> None:
+    ends = ["", "^", "^^^", " ", "^ "]
+    images = [i.put(0x00100010, "PN", text("Phantom^One" + ends[n % 5])) for n, i in enumerate(series())]
+    check_values(read_series(write(tmp_path / "s", images)))
+
+
 # ---------------------------------------------------------------------- suv
 
 
