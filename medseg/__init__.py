@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from medseg.instances.separate import separate
     from medseg.instances.settings import SeparationSettings, separation_preset
     from medseg.instances.store import separate_store
+    from medseg.io.case_files import read_case
     from medseg.io.dicom_rtstruct_reader import read_dicom_rtstruct
     from medseg.io.dicom_seg_reader import read_dicom_seg
     from medseg.io.dicom_series import SeriesInfo, list_series, read_series
@@ -56,7 +57,9 @@ if TYPE_CHECKING:
     from medseg.measure.shape import Shape, measure_shapes
     from medseg.models.card import Card
     from medseg.models.loading import Model, load_model
+    from medseg.models.parts import join_models
     from medseg.models.registry import ModelEntry, list_models
+    from medseg.objects import objects_as_labels
     from medseg.pipeline import segment
     from medseg.progress import CancelToken, Progress
     from medseg.resample import resample_labels, resample_volume
@@ -113,6 +116,7 @@ __all__ = [
     "bright_foreground",
     "evaluate_instances",
     "evaluate_labels",
+    "join_models",
     "labels_on_slices",
     "list_models",
     "list_series",
@@ -120,11 +124,13 @@ __all__ = [
     "measure_regions",
     "measure_shapes",
     "mesh_of_mask",
+    "objects_as_labels",
     "open_store",
     "plan_inference",
     "predict",
     "read",
     "read_all",
+    "read_case",
     "read_dicom_rtstruct",
     "read_dicom_seg",
     "read_labels",
@@ -147,6 +153,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "objects_as_labels": "medseg.objects",
     "write_regions_csv": "medseg.export.tables",
     "Mesh": "medseg.export.meshes",
     "write_stl": "medseg.export.meshes",
@@ -196,6 +203,7 @@ _HOME = {
     "bright_foreground": "medseg.instances.foreground",
     "evaluate_instances": "medseg.measure.evaluate",
     "evaluate_labels": "medseg.measure.evaluate",
+    "join_models": "medseg.models.parts",
     "labels_on_slices": "medseg.io.dicom_source",
     "list_models": "medseg.models.registry",
     "list_series": "medseg.io.dicom_series",
@@ -207,6 +215,7 @@ _HOME = {
     "predict": "medseg.inference.predict",
     "read": "medseg.io.formats",
     "read_all": "medseg.io.formats",
+    "read_case": "medseg.io.case_files",
     "read_dicom_rtstruct": "medseg.io.dicom_rtstruct_reader",
     "read_dicom_seg": "medseg.io.dicom_seg_reader",
     "read_labels": "medseg.io.formats",
