@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from medseg.measure.regions import Region, measure_regions
     from medseg.measure.shape import Shape, measure_shapes
     from medseg.models.card import Card
+    from medseg.models.joining import join_models
     from medseg.models.loading import Model, load_model
-    from medseg.models.parts import join_models
     from medseg.models.registry import ModelEntry, list_models
     from medseg.objects import objects_as_labels
     from medseg.pipeline import segment
@@ -203,7 +203,7 @@ _HOME = {
     "bright_foreground": "medseg.instances.foreground",
     "evaluate_instances": "medseg.measure.evaluate",
     "evaluate_labels": "medseg.measure.evaluate",
-    "join_models": "medseg.models.parts",
+    "join_models": "medseg.models.joining",
     "labels_on_slices": "medseg.io.dicom_source",
     "list_models": "medseg.models.registry",
     "list_series": "medseg.io.dicom_series",

@@ -37,9 +37,9 @@ def hold_heads_up(viewer: Viewer) -> None:
 
     def turn(_event: Any = None) -> None:
         if any(origin_of(layer) for layer in viewer.layers):
-            viewer.camera.orientation2d = (vertical_direction(viewer), "right")
-            viewer.text_overlay.text = edge_letters(viewer)
-            viewer.text_overlay.visible = viewer.dims.ndisplay == 2
+            viewer.scene.camera.orientation2d = (vertical_direction(viewer), "right")
+            viewer.canvas.overlays.text.text = edge_letters(viewer)
+            viewer.canvas.overlays.text.visible = viewer.dims.ndisplay == 2
 
     viewer.dims.events.order.connect(turn)
     viewer.dims.events.ndisplay.connect(turn)
