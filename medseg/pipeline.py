@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.detection import detect_objects
 from medseg.errors import SettingsError
 from medseg.inference.cascade import RegionPrediction, predict_in_region
 from medseg.inference.plan import InferencePlan
@@ -28,6 +30,7 @@ from medseg.io.formats import read_volume
 from medseg.measure.regions import Region, measure_regions
 from medseg.measure.sides import find_swapped_sides
 from medseg.models.loading import Model, load_model
+from medseg.models.registry import find_model, model_fingerprint
 from medseg.objects import objects_as_labels, segment_objects, sized_model
 from medseg.preprocess.channels import as_channels, on_first_grid
 from medseg.preprocess.sanity import find_misfits, judge
@@ -111,7 +114,7 @@ def segment(
         images = _read(source)
     with clock.stage("load"):
         ready = model if isinstance(model, Model) else _loaded(model, settings)
-        rough = _loaded(settings.rough_model, settings) if settings.rough_model else None
+        rough = _rough(settings) if settings.rough_model else None
     for name in separate:
         ready.card.labels.find(name)
     with clock.stage("read"):
@@ -146,7 +149,7 @@ def segment(
         warnings=(*notes, *sizes, *ready.card.notes, *found.notes, *find_swapped_sides(regions)),
         started=started,
     )
-    return Result(labels, instances, regions, record, volumes[0])
+    return Result(labels, instances, regions, record, volumes[0], found.prediction.uncertainty)
 
 
 def _read(source: Source) -> Mapping[str, Volume] | tuple[Volume, ...]:
@@ -192,13 +195,14 @@ def _predicted(
     Objects come here from a model that learned them, whose labels are the objects' classes.
     """
     rough, fine = models
-    if fine.card.separation is not None:
+    if fine.card.separation is not None or fine.card.detection is not None:
         if rough is not None:
             raise SettingsError(
                 "BAD_SETTING", "expected no rough model before a model of objects, got one; give a region"
             )
         plan = plan_case(volumes, fine, settings)
-        objects = segment_objects(volumes[0], fine, settings, progress=progress, cancel=cancel)
+        find = segment_objects if fine.card.detection is None else detect_objects
+        objects = find(volumes[0], fine, settings, progress=progress, cancel=cancel)
         return RegionPrediction(Prediction(objects_as_labels(objects)), plan, ()), objects
     if rough is not None:
         return predict_in_region(volumes, (rough, fine), settings, progress, cancel), None
@@ -241,6 +245,17 @@ def _separation_data(separate: Sequence[str] | Mapping[str, SeparationSettings])
 
 def _loaded(model: str | PathLike[str], settings: InferenceSettings) -> Model:
     return load_model(model if isinstance(model, str) else Path(model), device=settings.device)
+
+
+def _rough(settings: InferenceSettings) -> Model:
+    """The rough model; kept for the next case as long as its files stay what they are."""
+    path = find_model(settings.rough_model)
+    return _kept(path, model_fingerprint(path), settings.device)
+
+
+@lru_cache(maxsize=1)
+def _kept(path: Path, _fingerprint: str, device: str) -> Model:
+    return load_model(path, device=device)
 
 
 def _measured(labels: LabelVolume, instances: InstanceVolume | None, image: Volume) -> tuple[Region, ...]:

@@ -27,7 +27,11 @@ from medseg.models.networks import network_name
 
 
 def detection_of(metadata: Mapping[str, Any]) -> Detection | None:
-    """What the `medseg` block says of boxes and masks, or None where the model is no detector."""
+    """What the `medseg` block says of boxes and masks, or None where the model is no detector.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, an incomplete block; `UNKNOWN_NETWORK`.
+    """
     stated = mapping(mapping(metadata.get("medseg")).get("detection"))
     if not stated:
         return None
