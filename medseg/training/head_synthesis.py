@@ -58,16 +58,30 @@ def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(rng.uniform(low, high))
 
 
-def _smooth_field(rng: np.random.Generator, channels: int, knots: int, shape: tuple[int, int, int]) -> Tensor:
-    """A smooth random field of unit deviation at its knots, `(channels, *shape)`."""
+def smooth_field(rng: np.random.Generator, channels: int, knots: int, shape: tuple[int, int, int]) -> Tensor:
+    """A smooth random field of unit deviation at its knots.
+
+    Args:
+        rng: source of chance.
+        channels: independent fields.
+        knots: along each axis; more are rougher.
+        shape: voxels.
+
+    Returns:
+        `(channels, *shape)` float32.
+    """
     coarse = torch.from_numpy(rng.standard_normal((1, channels, knots, knots, knots)).astype(np.float32))
     return F.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0]
 
 
-def _sampling_points(
+def sampling_points(
     head: HeadMap, rng: np.random.Generator, settings: SynthesisSettings
 ) -> tuple[Tensor, np.ndarray]:
-    """Where each voxel of the window lies in the map: `(3, *shape)` indices, and the 3x3 step."""
+    """Where each voxel of a randomly turned, scaled and bent window lies in the map.
+
+    Returns:
+        `(3, *shape)` indices of the map, and the 3x3 step of a voxel in them.
+    """
     angles = np.deg2rad(rng.uniform(-settings.rotation_deg, settings.rotation_deg, 3))
     matrix = np.diag(1 + rng.uniform(-settings.scaling, settings.scaling, 3))
     for axis, angle in enumerate(angles):
@@ -89,11 +103,16 @@ def _sampling_points(
     points = torch.einsum("ij,jxyz->ixyz", torch.from_numpy(step.astype(np.float32)), grid)
     points += torch.from_numpy(middle.astype(np.float32))[:, None, None, None]
     amplitude = _uniform(rng, 0, settings.elastic_mm)
-    return points + amplitude * _smooth_field(rng, 3, int(rng.integers(5, 10)), settings.shape), step
+    return points + amplitude * smooth_field(rng, 3, int(rng.integers(5, 10)), settings.shape), step
 
 
-def _look_up(source: Tensor, points: Tensor) -> Tensor:
-    """Nearest label at every point; 0 outside the map."""
+def look_up(source: Tensor, points: Tensor) -> Tensor:
+    """Nearest label at every point; 0 outside the map.
+
+    Args:
+        source: `(i, j, k)` labels.
+        points: `(3, *shape)` indices.
+    """
     nx, ny, nz = source.shape
     x, y, z = points.round().long()
     inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny) & (z >= 0) & (z < nz)
@@ -101,7 +120,7 @@ def _look_up(source: Tensor, points: Tensor) -> Tensor:
     return torch.where(inside, source.reshape(-1)[flat], 0)
 
 
-def _draw_contrast(
+def draw_contrast(
     labels: HeadLabels, rng: np.random.Generator, settings: SynthesisSettings
 ) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the intensity of every dense label, both `(labels,)`."""
@@ -153,8 +172,15 @@ def _blur(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
     return out[0, 0]
 
 
-def _strip_skull(image: Tensor, source: Tensor, labels: HeadLabels, rng: np.random.Generator) -> Tensor:
-    """Blank everything outside the brain, with or without its outer fluid, cut a bit too wide."""
+def strip_skull(image: Tensor, source: Tensor, labels: HeadLabels, rng: np.random.Generator) -> Tensor:
+    """Blank everything outside the brain, with or without its outer fluid, cut a bit too wide.
+
+    Args:
+        image: `(*shape)` intensities.
+        source: `(*shape)` dense labels.
+        labels: their tables.
+        rng: source of chance.
+    """
     outer = torch.from_numpy(labels.is_outer.copy())
     if rng.random() < 0.5:
         outer |= torch.from_numpy(labels.source_ids == 24)
@@ -186,10 +212,41 @@ def synthesise(
     Returns:
         Image `(R, A, S)` float32 in 0..1 and channel index `(R, A, S)` int64.
     """
+    points, step = sampling_points(head, rng, settings)
+    image, dense = paint(head, labels, rng, settings, (points, step))
+
+    if rng.random() < 0.5:
+        mirrored = torch.from_numpy(labels.mirrored)
+        image, dense = image.flip(0), mirrored[dense.flip(0)]
+    if rng.random() < 0.25:
+        image = strip_skull(image, dense, labels, rng)
+    image = spoil(image, rng, settings)
+    return rescale_by_percentiles(image), torch.from_numpy(labels.channel)[dense]
+
+
+def paint(
+    head: HeadMap,
+    labels: HeadLabels,
+    rng: np.random.Generator,
+    settings: SynthesisSettings,
+    where: tuple[Tensor, np.ndarray],
+) -> tuple[Tensor, Tensor]:
+    """Draw one Gaussian per tissue at the points of a window.
+
+    Args:
+        head: label map.
+        labels: its tables.
+        rng: source of chance.
+        settings: width of contrasts, shape of the window.
+        where: points and step of `sampling_points`.
+
+    Returns:
+        Image and dense labels, both `(*shape)`.
+    """
+    points, step = where
     source = torch.from_numpy(head.source)
-    points, step = _sampling_points(head, rng, settings)
-    dense = _look_up(source, points).long()
-    mean, deviation = _draw_contrast(labels, rng, settings)
+    dense = look_up(source, points).long()
+    mean, deviation = draw_contrast(labels, rng, settings)
 
     # Partial volume: a voxel is the mean of a few points inside it.
     parts = int(rng.choice([1, 2, 4]))
@@ -198,25 +255,18 @@ def synthesise(
     for part in range(parts):
         offset = rng.uniform(-0.5, 0.5, 3) if parts > 1 else np.zeros(3)
         shift = torch.from_numpy((step @ offset).astype(np.float32))[:, None, None, None]
-        here = dense if part == 0 and parts == 1 else _look_up(source, points + shift).long()
+        here = dense if part == 0 and parts == 1 else look_up(source, points + shift).long()
         image += mean[here] / parts
     image += deviation[dense] * noise
-
-    if rng.random() < 0.5:
-        mirrored = torch.from_numpy(labels.mirrored)
-        image, dense = image.flip(0), mirrored[dense.flip(0)]
-    if rng.random() < 0.25:
-        image = _strip_skull(image, dense, labels, rng)
-    image = _spoil(image, rng, settings)
-    return rescale_by_percentiles(image), torch.from_numpy(labels.channel)[dense]
+    return image, dense
 
 
-def _spoil(image: Tensor, rng: np.random.Generator, settings: SynthesisSettings) -> Tensor:
-    """Blur, bias field, thick slices, noise and gamma, as scanners and protocols add them."""
+def spoil(image: Tensor, rng: np.random.Generator, settings: SynthesisSettings) -> Tensor:
+    """Blur, bias field, thick slices, noise and gamma, as scanners and protocols add them; `(*shape)`."""
     if rng.random() < 0.7:
         image = _blur(image, rng, settings.spoil)
     bias = _uniform(rng, 0, 0.45 * settings.spoil)
-    image = image * torch.exp(bias * _smooth_field(rng, 1, int(rng.integers(2, 6)), settings.shape)[0])
+    image = image * torch.exp(bias * smooth_field(rng, 1, int(rng.integers(2, 6)), settings.shape)[0])
     if rng.random() < 0.4 * settings.spoil:
         image = _thick_slices(image, rng, settings.spacing_mm)
     level = _uniform(rng, 0, 0.06) * settings.spoil
