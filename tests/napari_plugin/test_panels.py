@@ -155,6 +155,7 @@ def test_a_table_of_thousands_opens_at_once(make_napari_viewer: MakeViewer, qtbo
     assert panel.sorted.rowCount() == 15**3
     panel.table.sortByColumn(3, panel.table.horizontalHeader().sortIndicatorOrder())
     panel.jump(3000)
+    assert panel.regions is not None
     assert layer.selected_label == panel.regions.regions[3000].id
 
 
