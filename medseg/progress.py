@@ -17,11 +17,13 @@ class Progress:
         stage: what is being done, such as `"segment"`.
         done: units finished.
         total: units in all; 0 where nobody knows.
+        note: a sentence for people, such as what is planned; mostly empty.
     """
 
     stage: str
     done: int
     total: int
+    note: str = ""
 
     @property
     def fraction(self) -> float:

@@ -85,6 +85,7 @@ class Result:
         regions: measured classes and objects.
         record: how it was made.
         image: what was segmented, for pictures and intensities; it is not written again.
+        uncertainty: 0 (sure) to 1, float32 on the grid of the source; None where not asked for.
     """
 
     labels: LabelVolume
@@ -92,6 +93,7 @@ class Result:
     regions: tuple[Region, ...] = ()
     record: RunRecord = field(default_factory=RunRecord)
     image: Volume | None = None
+    uncertainty: Volume | None = None
 
     def save(self, folder: str | Path, export: Sequence[str] = ("nifti",)) -> Path:
         """Write into a folder, whole or not at all.

@@ -28,7 +28,7 @@ from medseg.export.settings import ExportSettings, as_settings
 from medseg.export.tables import write_regions_csv, write_run_json
 from medseg.files import FULL_DISK_ERRORS
 from medseg.io.dicom_source import DicomSource, DicomVolume
-from medseg.io.formats import write_labels
+from medseg.io.formats import write_labels, write_volume
 from medseg.measure.regions import measure_regions
 from medseg.measure.shape import Shape, measure_shapes
 from medseg.result import Result
@@ -37,6 +37,7 @@ from medseg.volume import Volume
 OWN_FILES = (
     "labels.nii.gz",
     "instances.nii.gz",
+    "uncertainty.nii.gz",
     "regions.csv",
     "run.json",
     "segmentation.dcm",
@@ -81,8 +82,8 @@ def write_result(
         result: what was made.
         folder: made if missing, with its parents.
         export: kinds of files (`medseg.export.settings.KINDS`), or settings. `labels.nii.gz`,
-            `regions.csv`, `run.json` and, where objects were separated, `instances.nii.gz` are always
-            written.
+            `regions.csv`, `run.json` and, where objects were separated, `instances.nii.gz`, where it was
+            asked for, `uncertainty.nii.gz` are always written.
         source: the series that was segmented; the DICOM kinds need it. Where it is left out, that of
             the result's image, if it was read from DICOM.
 
@@ -235,6 +236,8 @@ def _write_nifti(job: Job) -> None:
     write_labels(job.result.labels, job.folder / "labels.nii.gz")
     if job.result.instances is not None:
         write_labels(job.result.instances, job.folder / "instances.nii.gz")
+    if job.result.uncertainty is not None:
+        write_volume(job.result.uncertainty, job.folder / "uncertainty.nii.gz")
 
 
 def _write_meshes(job: Job) -> None:

@@ -16,6 +16,7 @@ from medseg.inference.windows import Triple, WindowGrid, place_windows
 from medseg.machine import physical_memory_bytes
 from medseg.preprocess.prepare import card_grid, straight_grid
 from medseg.preprocess.region import IndexBox, box_on_grid, whole
+from medseg.resample import BAND_BYTES
 
 if TYPE_CHECKING:
     from medseg.models.card import Card
@@ -32,6 +33,9 @@ CONTEXT_FRACTION = 4
 
 FLOAT_BYTES = 4
 GIGABYTE = 1e9
+
+BANDS_AT_ONCE = 4
+"""A band of planes, smoothed, and its neighbours below and above while it is interpolated."""
 
 RUNTIME_BYTES = 60_000_000
 """Code and thread memory that torch loads with its first convolution; measured."""
@@ -214,16 +218,31 @@ def _memory(
     image = images * math.prod(plan.windows.padded_shape) * FLOAT_BYTES
     if plan.windows.padded_shape != plan.grid.shape:  # padded or cropped: both exist
         image += images * plan.grid.voxels * FLOAT_BYTES
-    others = images * plan.grid.voxels if images > 1 else 0
     carried = 0 if card.home == "labels-nearest" else flush_planes + 2
     label_bytes = label_type(card).itemsize + (FLOAT_BYTES if uncertainty else 0)
     return MemoryPlan(
         program=0,
-        preparation=(3 * max(plan.source.voxels, plan.grid.voxels) + 2 * plan.grid.voxels + others)
-        * FLOAT_BYTES,
+        preparation=_preparation_bytes(plan, card),
         image=image,
         slab=(channels + 1) * plane * plan.windows.size[plan.axis],
         network=0,
         flush=channels * plane * (flush_planes + carried) + 3 * CHUNK_BYTES,
-        labels=2 * plan.source.voxels * label_bytes,
+        labels=(1 if _stays_as_it_is(plan, card) else 2) * plan.source.voxels * label_bytes,
     )
+
+
+def _stays_as_it_is(plan: InferencePlan, card: Card) -> bool:
+    """Whether the result on the card's axes is that on the source's."""
+    is_turned = card.orientation is not None and card.orientation != plan.source.axis_codes
+    return not is_turned and plan.region == whole(plan.source)
+
+
+def _preparation_bytes(plan: InferencePlan, card: Card) -> int:
+    """Most of what lives while images are resampled and scaled, one after another."""
+    grid, source = plan.grid.voxels * FLOAT_BYTES, plan.source.voxels * FLOAT_BYTES
+    others = card.in_channels * grid if card.in_channels > 1 else 0
+    if card.resampling.intensity_first:  # scaled and resized as a whole
+        return 3 * max(source, grid) + 2 * grid + others
+    bands = BANDS_AT_ONCE * min(BAND_BYTES, source)
+    return source // FLOAT_BYTES + bands + 3 * grid + others  # a mask; image, scaled image, its order
+

@@ -187,7 +187,8 @@ def predict_planned(
         listener.cancel.check()
     image = prepare_channels(volumes, model.card)[(slice(None), *plan.box.slices)]
     with torch_state(settings.threads):
-        home, entropy = _answered(image, model, settings, plan, listener)
+        told = replace(listener, note=f"plan: {plan.sentence}")
+        home, entropy = _answered(image, model, settings, plan, told)
     keep = (
         model.card.labels
         if not settings.classes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,6 @@ def predict_scores(
         kept = ScoresKept(array, Decision.of(card, head), plan.axis)
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         Stream(tensor, plan.windows, card.window, answerer, plan.axis, plan.flush_planes).run(
-            [kept], listener
+            [kept], replace(listener, note=f"plan: {plan.sentence}")
         )
     return Scores(array, plan.grid.crop(plan.box.start, plan.box.stop))

@@ -30,14 +30,16 @@ class Listener:
     Attributes:
         progress: told after every window.
         cancel: looked at before every window.
+        note: told with the first report.
     """
 
     progress: ProgressCallback = silent
     cancel: CancelToken | None = None
+    note: str = ""
 
     def tell(self, done: int, total: int) -> None:
         """Report, and stop if that was asked for."""
-        self.progress(Progress(STAGE, done, total))
+        self.progress(Progress(STAGE, done, total, "" if done else self.note))
         if self.cancel is not None:
             self.cancel.check()
 

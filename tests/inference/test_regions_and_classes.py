@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from phantoms import oblique_grid
 from small_models import make_card, random_model, threshold_model
 from strategies import geometries
 
+import medseg
 from medseg.errors import GeometryError, SettingsError, VolumeError
 from medseg.geometry import Geometry
 from medseg.inference.plan import plan_inference
@@ -19,6 +22,7 @@ from medseg.inference.settings import InferenceSettings
 from medseg.models.card import SlidingWindow
 from medseg.preprocess.body import body_box
 from medseg.preprocess.region import IndexBox, box_of_world, box_on_grid, whole
+from medseg.progress import Progress
 from medseg.volume import Volume
 
 WIDE = SlidingWindow((8, 8, 8), 0.5, "gaussian")
@@ -178,3 +182,22 @@ def test_body_crop_halves_the_windows_and_keeps_the_labels() -> None:
 def test_body_box_of_nothing_is_everything() -> None:
     flat = Volume(np.zeros((5, 6, 7), dtype=np.float32), Geometry.from_spacing((5, 6, 7)))
     assert body_box(flat, "MR") == whole(flat.geometry)
+
+
+def test_uncertainty_is_written_beside_the_labels(tmp_path: Path) -> None:
+    model = random_model(make_card(3, window=WIDE))
+    result = medseg.segment(noise(), model, InferenceSettings(uncertainty=True, sanity="off"))
+    assert result.uncertainty is not None
+    result.save(tmp_path)
+    again = medseg.read(tmp_path / "uncertainty.nii.gz")
+    assert np.allclose(again.array, result.uncertainty.array)
+    medseg.segment(noise(), model, InferenceSettings(sanity="off")).save(tmp_path)
+    assert not (tmp_path / "uncertainty.nii.gz").exists()
+
+
+def test_the_plan_is_made_once_and_told() -> None:
+    reports: list[Progress] = []
+    medseg.segment(noise(), random_model(make_card()), progress=reports.append)
+    notes = [report.note for report in reports if report.note]
+    assert len(notes) == 1
+    assert "windows of 8 x 8 x 8" in notes[0]
