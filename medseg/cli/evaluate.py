@@ -11,6 +11,7 @@ from cyclopts import Parameter, validators
 
 from medseg.cli.options import Json
 from medseg.cli.screen import print_json, print_table
+from medseg.errors import SettingsError
 
 if TYPE_CHECKING:
     from medseg.measure.evaluate import InstanceScore, LabelScore
@@ -33,6 +34,7 @@ def evaluate(
     *,
     tolerance_mm: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 1.0,
     instances: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    scores: Path | None = None,
     json: Json = False,
 ) -> None:
     """Compare a label map with a reference on the same grid, class by class.
@@ -42,26 +44,34 @@ def evaluate(
         reference: label map held to be true; classes are the same by id.
         tolerance_mm: distance within which surfaces agree, for the normalised surface Dice NSD (mm).
         instances: ids are objects: score which were found, cut apart, lumped together.
+        scores: the regions.csv beside predicted objects; its scores rank their boxes (AP and FROC).
         json: print one JSON object on standard output.
+
+    Raises:
+        SettingsError: `SCORES_OF_OBJECTS`, scores where no objects are judged.
     """
+    from medseg.export.tables import read_scores
     from medseg.io.formats import read_labels
     from medseg.measure.evaluate import evaluate_instances, evaluate_labels
     from medseg.result import plain_data
 
+    if scores is not None and not instances:
+        raise SettingsError("SCORES_OF_OBJECTS", "expected --instances with --scores, got none; add it")
+    known = None if scores is None else read_scores(scores)
     maps = read_labels(prediction), read_labels(reference)
     if instances:
-        objects = evaluate_instances(*maps)
+        objects = evaluate_instances(*maps, scores=known)
         if json:
             print_json(instance_data(objects))
         else:
             print_instances(objects)
         return
-    scores = evaluate_labels(*maps, tolerance_mm)
-    means = {name: mean([getattr(score, name) for score in scores]) for name in COLUMNS}
+    classes = evaluate_labels(*maps, tolerance_mm)
+    means = {name: mean([getattr(score, name) for score in classes]) for name in COLUMNS}
     if json:
-        print_json({"tolerance_mm": tolerance_mm, "labels": plain_data(scores), "mean": means})
+        print_json({"tolerance_mm": tolerance_mm, "labels": plain_data(classes), "mean": means})
     else:
-        print_labels(scores, means)
+        print_labels(classes, means)
 
 
 def print_labels(scores: Sequence[LabelScore], means: dict[str, float]) -> None:
@@ -93,6 +103,7 @@ def instance_data(score: InstanceScore) -> dict[str, Any]:
         "thresholds": thresholds,
         "mean_average_precision": score.mean_average_precision,
         "divisions": plain_data(score.divisions),
+        "boxes": plain_data(score.boxes),
         "lesion_wise": {"dice": score.lesions.dice, "hd95_mm": score.lesions.hd95_mm},
     }
 
@@ -105,6 +116,11 @@ def print_instances(score: InstanceScore) -> None:
     print_table("Objects", heads, rows, numbers=range(7))
     print(f"objects: {score.predicted_objects} predicted, {score.reference_objects} true")
     print(f"cut apart: {score.divisions.oversegmented}, lumped together: {score.divisions.undersegmented}")
+    boxes = score.boxes
+    print(
+        f"boxes at IoU {boxes.iou_threshold:g}: AP {figure(boxes.average_precision)}, "
+        f"FROC {figure(boxes.cpm)} (mean sensitivity at 1/8 to 8 false positives)"
+    )
     print(f"lesion-wise: Dice {figure(score.lesions.dice)}, HD95 {figure(score.lesions.hd95_mm)} mm")
 
 

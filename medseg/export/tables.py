@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg.files import whole_file
+from medseg.errors import ReadError
+from medseg.files import opened, whole_file
 from medseg.measure.regions import Region
 from medseg.measure.shape import Shape
 from medseg.result import Result, plain_data
@@ -136,6 +137,29 @@ def _text(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "true" if cell else "false"
     return f"{cell:.9g}" if isinstance(cell, float) else str(cell)
+
+
+def read_scores(path: str | Path) -> dict[int, float]:
+    """Score of every object in a table that `write_regions_csv` wrote.
+
+    Args:
+        path: CSV file with columns `id`, `kind` and `score`; rows without a score are passed over.
+
+    Raises:
+        ReadError: `NOT_A_REGION_TABLE`, no such columns, or other than numbers in them;
+            `FILE_NOT_FOUND`, `NOT_A_FILE`, `NOT_READABLE`.
+    """
+    with opened(Path(path)) as stream:
+        content = stream.read()
+    try:
+        rows = list(csv.DictReader(content.decode().splitlines()))
+        objects = [row for row in rows if row["kind"] == "object" and row["score"]]
+        return {int(row["id"]): float(row["score"]) for row in objects}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ReadError(
+            "NOT_A_REGION_TABLE",
+            "expected a regions.csv with id, kind and score, got another file; name that of the prediction",
+        ) from error
 
 
 def run_data(result: Result, files: Iterable[str]) -> dict[str, Any]:

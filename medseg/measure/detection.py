@@ -9,13 +9,15 @@ threshold (0.1) is the custom for 3D lesions, where a box that is off by two vox
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import SettingsError, VolumeError
+from medseg.measure.regions import measure_regions
+from medseg.volume import InstanceVolume, LabelVolume
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,6 +66,25 @@ class Box:
         )
         shared = math.prod(max(0.0, side) for side in sides)
         return shared / (self.size + other.size - shared)
+
+
+@dataclass(frozen=True)
+class BoxScore:
+    """How well boxes were found, in all cases together.
+
+    Attributes:
+        iou_threshold: from which on a box is right.
+        average_precision: as `box_average_precision`.
+        false_positives_per_case: rates at which the sensitivity is read.
+        sensitivity: share of true boxes found at each rate (FROC).
+        cpm: its mean, the competition metric of LUNA16.
+    """
+
+    iou_threshold: float
+    average_precision: float
+    false_positives_per_case: tuple[float, ...]
+    sensitivity: tuple[float, ...]
+    cpm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,3 +189,59 @@ def froc_sensitivity(
     right = np.concatenate([[0], np.cumsum(curve.hits)[last_of_score]])
     rates = wrong / max(curve.cases, 1)
     return np.asarray(np.interp(false_positives_per_case, rates, right / curve.targets))
+
+
+def score_boxes(
+    predictions: Sequence[Sequence[Box]], references: Sequence[Sequence[Box]], iou_threshold: float = 0.1
+) -> BoxScore:
+    """Average precision and FROC of the boxes of some cases.
+
+    Args:
+        predictions: boxes of each case.
+        references: true boxes of each case, in the same order of cases.
+        iou_threshold: above 0, at most 1.
+
+    Raises:
+        SettingsError: a threshold out of bounds.
+        VolumeError: predictions and references of unequal numbers of cases.
+    """
+    curve = match_boxes(predictions, references, iou_threshold)
+    found = froc_sensitivity(curve)
+    return BoxScore(
+        iou_threshold=iou_threshold,
+        average_precision=box_average_precision(curve),
+        false_positives_per_case=LUNA16_RATES,
+        sensitivity=tuple(float(value) for value in found),
+        cpm=float(found.mean()),
+    )
+
+
+def boxes_of_objects(objects: LabelVolume, scores: Mapping[int, float] | None = None) -> tuple[Box, ...]:
+    """The boxes about the objects of a map, in mm along its own axes.
+
+    Args:
+        objects: one id per object; classes count where it is an `InstanceVolume`.
+        scores: how sure the detector is of each, 1 where it does not say; None takes the map's own.
+
+    Raises:
+        VolumeError: a negative id, or an object without a class.
+    """
+    if scores is None:
+        scores = objects.scores if isinstance(objects, InstanceVolume) else {}
+    is_classed = isinstance(objects, InstanceVolume)
+    spacing = objects.geometry.spacing_mm
+    boxes = []
+    for region in measure_regions(objects):
+        start, stop = (
+            tuple(edge * step for edge, step in zip(ends, spacing, strict=True))
+            for ends in (region.box_start, region.box_stop)
+        )
+        boxes.append(
+            Box(
+                (start[0], start[1], start[2]),
+                (stop[0], stop[1], stop[2]),
+                scores.get(region.id, 1.0),
+                region.class_id if is_classed else 1,
+            )
+        )
+    return tuple(boxes)

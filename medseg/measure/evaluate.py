@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medseg.errors import SettingsError
 from medseg.geometry import require_same_grid
+from medseg.measure.detection import BoxScore, boxes_of_objects, score_boxes
 from medseg.measure.lesions import BRATS_RULES, LesionRules, LesionScore, lesion_score
 from medseg.measure.matching import (
     IOU_THRESHOLDS,
@@ -73,6 +74,7 @@ class InstanceScore:
         mean_average_precision: mean of TP / (TP + FP + FN) over the thresholds.
         divisions: objects cut apart or lumped together.
         lesions: lesion-wise scores of all objects taken together as one mask.
+        boxes: how well the objects' boxes were found, ranked by the objects' scores.
     """
 
     reference_objects: int
@@ -81,6 +83,7 @@ class InstanceScore:
     mean_average_precision: float
     divisions: Divisions
     lesions: LesionScore
+    boxes: BoxScore
 
 
 def evaluate_labels(
@@ -155,6 +158,7 @@ def evaluate_instances(
     reference: LabelVolume,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
     rules: LesionRules | str = "BraTS-GLI",
+    scores: Mapping[int, float] | None = None,
 ) -> InstanceScore:
     """Score the objects of a prediction.
 
@@ -164,6 +168,7 @@ def evaluate_instances(
         reference: objects held to be true, on the same grid.
         iou_thresholds: above 0, at most 1.
         rules: what counts as one lesion, or the name of a preset of `BRATS_RULES`.
+        scores: how sure the detector is of each predicted object; the prediction's own if left out.
 
     Raises:
         GeometryError: two grids.
@@ -172,12 +177,12 @@ def evaluate_instances(
     """
     require_same_grid(reference.geometry, prediction.geometry, "prediction and reference")
     table = object_pairs(prediction, reference)
-    scores = tuple(match_table(table, threshold) for threshold in iou_thresholds)
+    matched = tuple(match_table(table, threshold) for threshold in iou_thresholds)
     return InstanceScore(
         reference_objects=len(table.reference_ids),
         predicted_objects=len(table.prediction_ids),
-        by_threshold=scores,
-        mean_average_precision=mean_average_precision(scores),
+        by_threshold=matched,
+        mean_average_precision=mean_average_precision(matched),
         divisions=count_divisions(table),
         lesions=lesion_score(
             np.asarray(prediction.array > 0),
@@ -185,6 +190,7 @@ def evaluate_instances(
             reference.geometry,
             find_rules(rules),
         ),
+        boxes=score_boxes([boxes_of_objects(prediction, scores)], [boxes_of_objects(reference, {})]),
     )
 
 
