@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from medseg.models.bundle import build_bundle, bundle_weights, is_bundle, read_bundle
 from medseg.models.nnunet import build_nnunet, is_nnunet, nnunet_weights, read_nnunet
+from medseg.models.parts_folder import PartsFolder, is_parts
 
 if TYPE_CHECKING:
     from medseg.models.card import Card
@@ -42,15 +43,25 @@ class ModelFormat:
     build: Callable[[Path, Card, bool], BuiltNetwork]
 
 
+def format_of(path: Path) -> ModelFormat | None:
+    """The format of a folder or file, or None where it is no model."""
+    return next((known for known in FORMATS if known.is_it(path)), None)
+
+
+_PARTS = PartsFolder(format_of)
+
 FORMATS: tuple[ModelFormat, ...] = (
     ModelFormat("monai-bundle", "MONAI bundle folder", is_bundle, read_bundle, bundle_weights, build_bundle),
+    ModelFormat(
+        "parts",
+        "folder with parts.json that joins models",
+        is_parts,
+        _PARTS.read,
+        _PARTS.weights,
+        _PARTS.build,
+    ),
     ModelFormat(
         "nnunet", "folder that nnU-Net v2 trained", is_nnunet, read_nnunet, nnunet_weights, build_nnunet
     ),
 )
 """Every format, the most telling sign first."""
-
-
-def format_of(path: Path) -> ModelFormat | None:
-    """The format of a folder or file, or None where it is no model."""
-    return next((known for known in FORMATS if known.is_it(path)), None)

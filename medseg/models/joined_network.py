@@ -18,7 +18,8 @@ class JoinedNetwork(nn.Module):
 
     Args:
         parts: for each part its networks, whose answers are averaged.
-        backgrounds: background channel of each part.
+        channels: number of channels of each part, its background included.
+        backgrounds: which of them is background.
         steps: intensity steps of each part, where they differ; else empty.
         padding: value after the steps of voxels that are padding; None where there are no steps.
     """
@@ -26,6 +27,7 @@ class JoinedNetwork(nn.Module):
     def __init__(
         self,
         parts: Sequence[Sequence[nn.Module]],
+        channels: Sequence[int],
         backgrounds: Sequence[int],
         steps: Sequence[PartSteps] = (),
         padding: float | None = None,
@@ -36,6 +38,8 @@ class JoinedNetwork(nn.Module):
         self._backgrounds = tuple(backgrounds)
         self._steps = tuple(steps)
         self._padding = padding
+        numbers = [n for n, count in enumerate(channels, start=1) for _ in range(count - 1)]
+        self.register_buffer("part_of_channel", torch.tensor([0, *numbers]))
 
     def forward(self, image: Tensor) -> Tensor:
         """`(n, in_channels, i, j, k)` to `(n, 1 + classes, i, j, k)`; the first channel is 0."""

@@ -15,18 +15,18 @@ Odds are linear in the answers, so that they may be averaged over windows and fo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from medseg.errors import ModelError
 from medseg.labels import Label, LabelSet
 from medseg.models.card import Card, NetworkRecipe
 from medseg.models.intensity_steps import FixedRange, IntensityStep
-from medseg.models.loading import Model
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from medseg.models.joined_network import PartSteps
 
 SHARED = (
@@ -41,64 +41,83 @@ OUTSIDE = -1e30
 """Stands in padding for "no scan here" where each part scales intensities by itself."""
 
 
-def join_models(models: Sequence[Model], *, name: str = "joined", labels: LabelSet | None = None) -> Model:
-    """One model made of parts with classes of their own on one grid.
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """What parts are together.
+
+    Attributes:
+        card: of the joined model.
+        channels: number of channels of each part, its background included.
+        backgrounds: which of them is background.
+        steps: intensity steps of each part, where they differ; else empty.
+        padding: what padding is after the steps of the parts; None where the card's own steps make it.
+    """
+
+    card: Card
+    channels: tuple[int, ...]
+    backgrounds: tuple[int, ...]
+    steps: tuple[PartSteps, ...]
+    padding: float | None
+
+    def network(self, parts: Sequence[Sequence[nn.Module]]) -> nn.Module:
+        """One network of all parts.
+
+        Args:
+            parts: for each part its networks, whose answers are averaged.
+        """
+        from medseg.models.joined_network import JoinedNetwork
+
+        return JoinedNetwork(parts, self.channels, self.backgrounds, self.steps, self.padding).eval()
+
+
+def join_cards(cards: Sequence[Card], *, name: str = "joined", labels: LabelSet | None = None) -> Joint:
+    """One card of the cards of parts.
 
     Args:
-        models: two or more, on one device. Intensity steps may differ if they are fixed ranges.
+        cards: two or more. Intensity steps may differ if they are fixed ranges.
         name: of the joined card.
         labels: ids, colours and codes of the classes, by name. Where it is not given, the parts' own ids
             stay if no two are equal, else classes are numbered in the order of the parts.
-
-    Returns:
-        A model that is used like any other.
 
     Raises:
         ModelError: `PARTS_DIFFER`, parts of several grids or recipes; `PARTS_OVERLAP`, a class of two
             parts; `LABELS_MISMATCH`, a class that `labels` does not name.
     """
-    if len(models) < 2:
-        raise ModelError("PARTS_DIFFER", f"expected two or more parts, got {len(models)}; name each")
-    first = models[0].card
-    for model in models:
-        _require_joinable(model, models[0])
-    ids = _joined_ids([model.card for model in models], labels)
-    steps, inner = _joined_steps([model.card for model in models])
-    window = replace(first.window, padding_value=OUTSIDE) if inner else first.window
-    hashes = [f"{model.card.sha256} {model.weights_sha256}" for model in models]
+    if len(cards) < 2:
+        raise ModelError("PARTS_DIFFER", f"expected two or more parts, got {len(cards)}; name each")
+    first = cards[0]
+    for card in cards:
+        _require_joinable(card, first)
+    ids = _joined_ids(cards, labels)
+    steps, inner = _joined_steps(cards)
+    mirrors = {card.mirror_axes for card in cards}
+    modalities = {card.modality for card in cards}
     told = (_LATER,) if inner and first.resampling.intensity_first else ()
-    mirrors = {model.card.mirror_axes for model in models}
-    modalities = {model.card.modality for model in models}
-    card = replace(
+    joined = replace(
         first,
         name=name,
-        version=", ".join(dict.fromkeys(model.card.version for model in models if model.card.version)),
-        description="Parts: " + ", ".join(model.card.name for model in models),
-        licence="; ".join(dict.fromkeys(model.card.licence for model in models if model.card.licence)),
+        version=", ".join(dict.fromkeys(card.version for card in cards if card.version)),
+        description="Parts: " + ", ".join(card.name for card in cards),
+        licence="; ".join(dict.fromkeys(card.licence for card in cards if card.licence)),
         modality=first.modality if len(modalities) == 1 else "",
         labels=LabelSet(tuple(label for part in ids for label in part.values())),
-        output_ids=(0, *(part[i].id for part, m in zip(ids, models, strict=True) for i in _classes(m.card))),
+        output_ids=(0, *(part[i].id for part, card in zip(ids, cards, strict=True) for i in _classes(card))),
         intensity=(),
         channel_intensity=steps,
-        window=window,
+        window=replace(first.window, padding_value=OUTSIDE) if inner else first.window,
         activation="softmax" if first.activation == "softmax" else "none",
         mirror_axes=first.mirror_axes if len(mirrors) == 1 else (),
         keep_largest=tuple(
-            part[i].id for part, m in zip(ids, models, strict=True) for i in m.card.keep_largest
+            part[i].id for part, card in zip(ids, cards, strict=True) for i in card.keep_largest
         ),
-        network=NetworkRecipe("medseg.models.joined_network.JoinedNetwork", {"parts": hashes}, "parts"),
-        notes=tuple(dict.fromkeys((*told, *(note for model in models for note in model.card.notes)))),
+        network=NetworkRecipe(
+            "medseg.models.joined_network.JoinedNetwork", {"parts": [card.sha256 for card in cards]}, "parts"
+        ),
+        notes=tuple(dict.fromkeys((*told, *(note for card in cards for note in card.notes)))),
     )
-    from medseg.models.joined_network import JoinedNetwork
-
-    network = JoinedNetwork(
-        [(model.network, *model.members) for model in models],
-        [model.card.output_ids.index(0) for model in models],
-        inner,
-        first.window.padding_value if inner else None,
-    )
-    weights = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
-    return Model(card, network.eval(), models[0].device, weights)
+    backgrounds = tuple(card.output_ids.index(0) for card in cards)
+    channels = tuple(card.out_channels for card in cards)
+    return Joint(joined, channels, backgrounds, inner, first.window.padding_value if inner else None)
 
 
 def _classes(card: Card) -> list[int]:
@@ -106,20 +125,19 @@ def _classes(card: Card) -> list[int]:
     return [label_id for label_id in card.output_ids if label_id != 0]
 
 
-def _require_joinable(model: Model, first: Model) -> None:
-    card = model.card
+def _require_joinable(card: Card, first: Card) -> None:
     kind = card.threshold is None and card.detection is None and card.separation is None
-    if not kind or card.output_ids.count(0) != 1 or model.device != first.device:
+    if not kind or card.output_ids.count(0) != 1:
         raise ModelError(
             "PARTS_DIFFER",
-            f"expected parts of one background channel each, of which the highest score decides, on one "
-            f"device, got {card.name} of another kind; run it by itself",
+            "expected parts of one background channel each, of which the highest score decides, "
+            f"got {card.name} of another kind; run it by itself",
         )
     for name in SHARED:
-        if getattr(card, name) != getattr(first.card, name):
+        if getattr(card, name) != getattr(first, name):
             raise ModelError(
                 "PARTS_DIFFER",
-                f"expected parts of one {name}, got {getattr(first.card, name)} in {first.card.name} and "
+                f"expected parts of one {name}, got {getattr(first, name)} in {first.name} and "
                 f"{getattr(card, name)} in {card.name}; run them one after the other",
             )
 

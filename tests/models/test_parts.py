@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,18 +14,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import make_card
+from tiny_bundle import tiny_metadata, write_tiny_bundle
 from torch import Tensor, nn
 
+from medseg.cli.main import run
 from medseg.errors import DeviceMemoryError, ModelError
 from medseg.geometry import Geometry
 from medseg.inference.plan import plan_inference
 from medseg.inference.predict import predict
 from medseg.inference.settings import InferenceSettings
 from medseg.labels import LabelSet
+from medseg.models import registry
 from medseg.models.card import SlidingWindow
 from medseg.models.intensity_steps import FixedRange, ZScore
-from medseg.models.loading import Model
-from medseg.models.parts import join_models
+from medseg.models.joining import join_models
+from medseg.models.loading import Model, load_model
 from medseg.pipeline import segment
 from medseg.progress import Progress
 from medseg.volume import LabelVolume, Volume
@@ -218,3 +223,46 @@ def test_a_joined_model_is_a_model_like_any_other() -> None:
     assert join_models(other).card.sha256 != joined.card.sha256
     with pytest.raises(DeviceMemoryError):
         plan_inference(Geometry.from_spacing((400,) * 3), joined, InferenceSettings(max_memory_gb=0.1))
+
+
+def test_a_folder_of_parts_is_a_model_that_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(registry.FOLDER_VARIABLE, str(tmp_path))
+    formats = tiny_metadata()["network_data_format"]
+    names = {"0": "background", "1": "heart", "2": "left lung", "3": "right lung"}
+    other = formats | {"outputs": {"pred": formats["outputs"]["pred"] | {"channel_def": names}}}
+    write_tiny_bundle(tmp_path / "blobs", seed=1)
+    write_tiny_bundle(
+        tmp_path / "both" / "chest", metadata={"network_data_format": other, "medseg": {}}, seed=2
+    )
+    recipe: dict[str, Any] = {"parts": ["blobs", "chest"], "version": "2", "licence": "MIT"}
+    (tmp_path / "both" / "parts.json").write_text(json.dumps(recipe))
+    joined = load_model("both", device="cpu")
+    alone = join_models(
+        [load_model("blobs", device="cpu"), load_model(tmp_path / "both" / "chest", device="cpu")]
+    )
+    assert (joined.card.name, joined.card.version, joined.card.licence) == ("both", "2", "MIT")
+    volume = scan((30, 28, 26))
+    assert np.array_equal(predict(volume, joined).array, predict(volume, alone).array)
+    assert run(["models", "list"]) == 0
+    assert "both" in capsys.readouterr().out
+    before = registry.model_fingerprint(tmp_path / "both")
+    write_tiny_bundle(tmp_path / "blobs", seed=3)
+    assert registry.model_fingerprint(tmp_path / "both") != before
+    ids = {name: n for n, name in enumerate(joined.card.labels.names.values(), start=100)}
+    (tmp_path / "both" / "parts.json").write_text(json.dumps(recipe | {"label_ids": ids}))
+    assert set(load_model("both", device="cpu").card.labels.ids) == set(ids.values())
+    wrong: list[Any] = [
+        {"parts": []},
+        {"parts": "blobs"},
+        {"parts": ["gone", "blobs"]},
+        {"parts": ["../x", "."]},
+    ]
+    wrong += [{"parts": ["both", "blobs"]}, {"parts": [1, 2]}, {"label_ids": {"heart": "1"}}]
+    wrong += [{"label_ids": dict.fromkeys(ids, 1)}]
+    for change in wrong:
+        (tmp_path / "both" / "parts.json").write_text(json.dumps(recipe | change))
+        with pytest.raises(ModelError) as caught:
+            load_model("both", device="cpu")
+        assert caught.value.code == "BAD_PARTS", change
