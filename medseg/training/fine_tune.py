@@ -27,11 +27,14 @@ from medseg.training.nuclei import (
 )
 from medseg.training.nuclei_publish import DIAMETER_VOXELS, write_object_bundle
 from medseg.training.nuclei_recipe import NucleiRecipe
-from medseg.training.optimise import optimise
+from medseg.training.optimise import blend, optimise
 from medseg.training.settings import FineTuneSettings
 
 STAGE = "train"
 """Name of the stage in progress reports; a unit is a step of the optimiser."""
+
+LEAST_DEPTH = 0.4
+"""Doubtful objects count more than in a model that has not seen the user's images."""
 
 ZOOMS = (0.87, 1.0, 1.15)
 """Sizes at which annotated objects are shown, since those of other images differ a little."""
@@ -108,8 +111,9 @@ def fine_tune(
 ) -> FineTuned:
     """Go on training a model of objects on annotated images, and write it as a bundle.
 
-    BatchNorm keeps its statistics: a few windows would give worse ones. Work in progress lies in
-    `FOLDER.partial`; the same call goes on from the last checkpoint.
+    BatchNorm keeps its statistics: a few windows would give worse ones. The result lies between the old
+    weights and the new ones, which keeps what both know (Wortsman et al., WiSE-FT, CVPR 2022). Work in
+    progress lies in `FOLDER.partial`; the same call goes on from the last checkpoint.
 
     Args:
         model: one whose card has a `separation`, such as `nuclei`.
@@ -135,6 +139,7 @@ def fine_tune(
     task = _AnnotatedTask(pairs, recipe, settings, diameter / DIAMETER_VOXELS, (progress, cancel))
     with _threads(settings.threads):
         network = optimise(task, recipe, partial / "run", _unheard, model.network)
+        blend(network, model.network, 1 - settings.share)
     progress(Progress(STAGE, recipe.steps, recipe.steps))
     objects = sum(len(np.unique(pair.labels.array[pair.labels.array > 0])) for pair in pairs)
     about = {
@@ -147,7 +152,8 @@ def fine_tune(
     }
     history = {"from": model.card.name, "from_sha256": model.weights_sha256, **asdict(settings)}
     bundle = partial / "bundle"
-    write_object_bundle(network, recipe, bundle, about, diameter_mm=diameter, history=history)
+    sizes = {"diameter_mm": diameter, "least_depth": LEAST_DEPTH}
+    write_object_bundle(network, recipe, bundle, about, sizes, history)
     shutil.copyfile(partial / "run" / "log.csv", bundle / "docs" / "log.csv")
     bundle.replace(folder)
     shutil.rmtree(partial, ignore_errors=True)

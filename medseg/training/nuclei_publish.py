@@ -42,7 +42,7 @@ def write_nuclei_bundle(network: nn.Module, recipe: NucleiRecipe, folder: Path) 
         "task": "Instance segmentation of nuclei in 3D fluorescence microscopy",
         "description": "Nuclei of any size, touching ones told apart, learned from synthetic images alone",
     }
-    write_object_bundle(network, recipe, folder, about, diameter_mm=0.0, history=asdict(recipe))
+    write_object_bundle(network, recipe, folder, about, {}, asdict(recipe))
 
 
 def write_object_bundle(
@@ -50,8 +50,7 @@ def write_object_bundle(
     recipe: NucleiRecipe,
     folder: Path,
     about: Mapping[str, Any],
-    *,
-    diameter_mm: float,
+    sizes: Mapping[str, float],
     history: Mapping[str, Any],
 ) -> None:
     """Write a bundle whose network answers depth and foreground.
@@ -61,10 +60,10 @@ def write_object_bundle(
         recipe: describes the network.
         folder: bundle to make.
         about: name, version, changelog, task, description.
-        diameter_mm: of a typical object; 0 where it is to be estimated from each image.
+        sizes: fields of `LearnedDistance` that differ from its defaults.
         history: how the weights came to be.
     """
-    spacing = (diameter_mm or USUAL_DIAMETER_MM) / DIAMETER_VOXELS
+    spacing = (sizes.get("diameter_mm") or USUAL_DIAMETER_MM) / DIAMETER_VOXELS
     inference = inference_config(
         unet(len(CHANNELS), recipe.channels, recipe.strides),
         WINDOW,
@@ -83,9 +82,10 @@ def write_object_bundle(
             "separation": {
                 "height": "learned-distance",
                 "diameter_voxels": DIAMETER_VOXELS,
-                "diameter_mm": diameter_mm,
+                "diameter_mm": 0.0,
                 "persistence": 0.1,
                 "least_depth": 0.5,
+                **sizes,
             },
         },
     )
