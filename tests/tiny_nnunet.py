@@ -136,17 +136,18 @@ def dataset(
 
 
 def weights(config: Mapping[str, Any], channels: int, classes: int, seed: int) -> dict[str, torch.Tensor]:
-    """A state dict with seeded numbers, its kernels along nnU-Net's own axes."""
+    """A state dict with seeded numbers, its kernels along nnU-Net's own axes, with its second names."""
     target, arguments = read_architecture(config, Axes((0, 1, 2)))
     network = make_network(target, {"in_channels": channels, "classes": classes, **arguments})
     rng = np.random.default_rng(seed)
-    made: dict[int, torch.Tensor] = {}
     table = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        if id(tensor) not in made:
-            made[id(tensor)] = _numbers(name, tuple(tensor.shape), rng)
-        table[name] = made[id(tensor)]
-    return table
+    for name, tensor in network.state_dict().items():
+        table[name] = _numbers(name, tuple(tensor.shape), rng)
+    for name in list(table):
+        for number, second in (("0", "conv"), ("1", "norm")):
+            table[name.replace(f"all_modules.{number}.", f"{second}.")] = table[name]
+    inside = {f"decoder.{name}": value for name, value in table.items() if name.startswith("encoder.")}
+    return {**table, **inside}
 
 
 def _numbers(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> torch.Tensor:
@@ -155,7 +156,7 @@ def _numbers(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> tor
         fan_in = int(np.prod(shape[1:]))
         values *= np.sqrt(2 / fan_in) * (HEAD_SCALE if "seg_layers" in name else 1.0)
     else:
-        values = 1 + 0.1 * values if name.endswith("norm.weight") else 0.1 * values
+        values = 1 + 0.1 * values if name.endswith("all_modules.1.weight") else 0.1 * values
     return torch.from_numpy(values.astype(np.float32))
 
 

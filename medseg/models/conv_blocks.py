@@ -1,13 +1,13 @@
 """Blocks that nnU-Net's networks are made of, with the keys of its state dicts.
 
 Its package `dynamic_network_architectures` lists a convolution twice (`conv` and `all_modules.0`) and
-the encoder again inside the decoder; so do these modules, so that checkpoints fit key by key. Both
-names are one tensor.
+the encoder again inside the decoder. Here everything has one name, the one in `all_modules` and outside
+of the decoder; `single_names` leaves the others out of a state dict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,17 @@ ACTIVATIONS: dict[str, Any] = {"LeakyReLU": nn.LeakyReLU, "ReLU": nn.ReLU, "ELU"
 
 NORMS: dict[str, Any] = {"InstanceNorm3d": nn.InstanceNorm3d, "BatchNorm3d": nn.BatchNorm3d}
 """Normalisations by name."""
+
+
+def single_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of nnU-Net without the second names of its tensors."""
+    result = {}
+    for name, tensor in weights.items():
+        block, _, rest = name.rpartition(".conv." if ".conv." in name else ".norm.")
+        is_second = bool(rest) and f"{block}.all_modules.0.weight" in weights
+        if not is_second and not name.startswith("decoder.encoder."):
+            result[name] = tensor
+    return result
 
 
 @dataclass(frozen=True)
@@ -99,13 +110,11 @@ class ConvBlock(nn.Module):
         super().__init__()
         i, j, k = ((n - 1) // 2 for n in kernel)
         has_bias = style.bias if bias is None else bias
-        self.conv = nn.Conv3d(*channels, kernel, stride, (i, j, k), bias=has_bias)
-        steps: list[nn.Module] = [self.conv]
+        steps: list[nn.Module] = [nn.Conv3d(*channels, kernel, stride, (i, j, k), bias=has_bias)]
         if style.has_dropout and not is_linear:
             steps.append(nn.Identity())
         if style.norm:
-            self.norm = NORMS[style.norm](channels[1], eps=style.norm_eps, affine=style.norm_affine)
-            steps.append(self.norm)
+            steps.append(NORMS[style.norm](channels[1], eps=style.norm_eps, affine=style.norm_affine))
         if style.activation and not is_linear:
             steps.append(style.make_activation())
             if style.activation_first and style.norm:
@@ -145,7 +154,6 @@ class UNetDecoder(nn.Module):
     """The way back up: transposed convolution, skip, convolutions; class scores at full resolution.
 
     Args:
-        encoder: listed a second time among the keys, as in the checkpoints.
         stages: of the encoder, the finest first.
         counts: convolutions of each stage of the decoder, the coarsest first.
         classes: output channels.
@@ -154,14 +162,12 @@ class UNetDecoder(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
         stages: Sequence[Stage],
         counts: Sequence[int],
         classes: int,
         style: LayerStyle,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
         self.stages = nn.ModuleList()
         self.transpconvs = nn.ModuleList()
         self.seg_layers = nn.ModuleList()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medseg.errors import ModelError
 from medseg.models.bundle_config import read_json
@@ -227,14 +227,12 @@ def build_nnunet(path: Path, card: Card, _trust_code: bool = False) -> BuiltNetw
 
 
 def _turned(weights: Mapping[str, Tensor], turn: list[int]) -> dict[str, Tensor]:
-    """Weights whose kernels run along (i, j, k); a tensor that stands under several names stays one."""
-    made: dict[tuple[Any, ...], Tensor] = {}
+    """Weights under one name each, whose kernels run along (i, j, k)."""
+    from medseg.models.conv_blocks import single_names
+
+    kernel = [2 + axis for axis in turn]
     result = {}
-    for name, tensor in weights.items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if key not in made:
-            kernel = [2 + axis for axis in turn]
-            turned = tensor.permute(0, 1, *kernel) if tensor.ndim == 5 else tensor
-            made[key] = (turned.float() if turned.is_floating_point() else turned).contiguous()
-        result[name] = made[key]
+    for name, tensor in single_names(weights).items():
+        turned = tensor.permute(0, 1, *kernel) if tensor.ndim == 5 else tensor
+        result[name] = (turned.float() if turned.is_floating_point() else turned).contiguous()
     return result

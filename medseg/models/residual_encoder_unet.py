@@ -10,7 +10,9 @@ from medseg.models.conv_blocks import ConvBlock, ConvStack, LayerStyle, Stage, U
 
 
 class ResidualEncoderUNet(nn.Module):
-    """The same network and state-dict keys as `dynamic_network_architectures`' class of that name.
+    """The same network as `dynamic_network_architectures`' class of that name.
+
+    Its keys are those of a checkpoint after `single_names`.
 
     Args:
         in_channels: of the image.
@@ -30,7 +32,7 @@ class ResidualEncoderUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = ResidualEncoder(in_channels, stages, style)
-        self.decoder = UNetDecoder(self.encoder, stages, decoder_counts, classes, style)
+        self.decoder = UNetDecoder(stages, decoder_counts, classes, style)
 
     def forward(self, image: Tensor) -> Tensor:
         """`(1, in_channels, i, j, k)` to scores `(1, classes, i, j, k)`."""
