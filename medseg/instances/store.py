@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from medseg.errors import ReadError, SettingsError, WriteError
 from medseg.geometry import Geometry
 from medseg.instances.basins import BlockBasins, Int32Array, find_basins
-from medseg.instances.decode import Watch, label_type, merge_basins
+from medseg.instances.decode import MergeRule, Watch, label_type, merge_basins
 from medseg.instances.graph import take_labels
 from medseg.instances.grid import BlockGrid, Triple, triple
 from medseg.instances.heights import ArrayLike, HeightMap, read_block
@@ -82,29 +83,79 @@ def separate_store(
         CancelledError: a stop was asked for; what was done is kept.
     """
     output, watch = Path(output), watch or Watch()
-    if output.exists():
-        raise WriteError("OUTPUT_EXISTS", f"expected a new folder, got {output.name!r}; choose another name")
     if image is not None and image.array.shape != labels.array.shape:
         raise ReadError("GRID_MISMATCH", "expected image and labels of one shape, got two; resample one")
-    shape = triple(labels.array.shape)
-    chunk = triple([min(c, b, n) for c, b, n in zip(CHUNK, block, shape, strict=True)])
-    grid = BlockGrid(shape, triple([max(c, b // c * c) for c, b in zip(chunk, block, strict=True)]))
+    grid = store_grid(labels, block)
     arrays = [_OneRead(labels.array), *([] if image is None else [_OneRead(image.array)])]
     source = height_map(arrays[0], arrays[1] if image else None, class_id, labels.spacing_mm, settings)
-    if len(grid.blocks) > 1 and all(r >= n for r, n in zip(source.reach, shape, strict=True)):
+    if len(grid.blocks) > 1 and all(r >= n for r, n in zip(source.reach, grid.shape, strict=True)):
         raise SettingsError(
             "DIAMETER_NEEDED",
             "expected diameter_mm for a volume that is cut into blocks, got 0; give the diameter of a "
             "typical object, so that heights need not look through the whole volume",
         )
-    geometry = Geometry.from_spacing(shape, labels.spacing_mm)
-    plan = _plan_words(labels, image, (class_id, settings), grid)
-    bench = _FolderBench(output.with_name(output.name + ".partial"), plan, grid)
+    geometry = Geometry.from_spacing(grid.shape, labels.spacing_mm)
+    bench = begin_store(output, _plan_words(labels, image, (class_id, settings), grid), grid)
     _first_pass(source, arrays, bench, watch)
-    graph, objects = merge_basins(grid, bench, merge_rule(geometry, settings), watch)
+    return _finish(bench, labels, output, merge_rule(geometry, settings), watch)
+
+
+def store_grid(image: Store, block: Triple = BLOCK) -> BlockGrid:
+    """The blocks in which a store is worked on: whole chunks of what is written, about as large as asked."""
+    shape = triple(image.array.shape)
+    chunk = _chunk(shape, block)
+    return BlockGrid(shape, triple([max(c, b // c * c) for c, b in zip(chunk, block, strict=True)]))
+
+
+def _chunk(shape: Triple, block: Triple) -> Triple:
+    return triple([min(c, b, n) for c, b, n in zip(CHUNK, block, shape, strict=True)])
+
+
+def begin_store(output: Path, plan: dict[str, Any], grid: BlockGrid) -> FolderBench:
+    """The folder of work in progress for an output.
+
+    Args:
+        output: the store to make.
+        plan: all that the work depends on; the same when it goes on.
+        grid: blocks of the work.
+
+    Raises:
+        WriteError: the output exists, or the folder cannot be written.
+        ReadError: `STORE_CHANGED`, the folder holds other work.
+    """
+    if output.exists():
+        raise WriteError("OUTPUT_EXISTS", f"expected a new folder, got {output.name!r}; choose another name")
+    return FolderBench(output.with_name(output.name + ".partial"), plan, grid)
+
+
+def decode_store(
+    source: HeightMap, rule: MergeRule, template: Store, output: Path, bench: FolderBench, watch: Watch
+) -> StoreSummary:
+    """Objects of a height map, block by block into a store.
+
+    Args:
+        source: the heights; they are the same when the work goes on.
+        rule: which basins make one object.
+        template: store on the same grid.
+        output: folder of the OME-Zarr label image to make.
+        bench: of `begin_store`.
+        watch: who is told, and who may stop the work.
+
+    Raises:
+        WriteError: the output cannot be written.
+        CancelledError: a stop was asked for; what was done is kept.
+    """
+    _first_pass(source, [], bench, watch)
+    return _finish(bench, template, output, rule, watch)
+
+
+def _finish(bench: FolderBench, template: Store, output: Path, rule: MergeRule, watch: Watch) -> StoreSummary:
+    """Merge the basins of all blocks and write the objects."""
+    grid = bench.grid
+    graph, objects = merge_basins(grid, bench, rule, watch)
     dtype = np.dtype(label_type(objects))
     target = bench.folder / "objects.zarr"
-    written = create_label_store(target, labels, dtype, chunk)
+    written = create_label_store(target, template, dtype, _chunk(grid.shape, grid.block))
     for number, part in enumerate(grid.blocks):
         watch.step("write objects", number, len(grid.blocks))
         ids = np.empty(part.shape, dtype=dtype)
@@ -114,11 +165,11 @@ def separate_store(
     watch.step("write objects", len(grid.blocks), len(grid.blocks))
     target.replace(output)
     shutil.rmtree(bench.folder, ignore_errors=True)
-    volumes = objects.voxels * geometry.voxel_volume_mm3
+    volumes = objects.voxels * math.prod(template.spacing_mm)
     return StoreSummary(output, tuple(objects.voxels.tolist()), tuple(volumes.tolist()))
 
 
-def _first_pass(source: HeightMap, arrays: list[_OneRead], bench: _FolderBench, watch: Watch) -> None:
+def _first_pass(source: HeightMap, arrays: list[_OneRead], bench: FolderBench, watch: Watch) -> None:
     """Basins of every block; of blocks that are done, whether their voxels are still the same.
 
     Raises:
@@ -185,7 +236,7 @@ class _OneRead:
         return self._part
 
 
-class _FolderBench:
+class FolderBench:
     """A workbench on disk; a block is there whole, or not at all."""
 
     def __init__(self, folder: Path, plan: dict[str, Any], grid: BlockGrid) -> None:
