@@ -117,6 +117,10 @@ class InferenceSettings:
         check_bounds(self)
         if self.roi_mm is not None and self.roi_voxels is not None:
             raise SettingsError("BAD_SETTING", "expected one region, got roi_mm and roi_voxels; give one")
+        if self.rough_model and self.roi_voxels is not None:  # voxels of what: the scan, or its crop?
+            raise SettingsError(
+                "BAD_SETTING", "expected a region in mm beside a rough model, got voxels; give roi_mm"
+            )
         if self.roi_voxels is not None and min(self.roi_voxels[1::2]) < 1:
             raise SettingsError(
                 "BAD_SETTING", f"expected roi_voxels from, to along i, j, k, got {self.roi_voxels}; give six"
