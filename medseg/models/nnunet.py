@@ -45,6 +45,8 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 _FOLD = "fold_"
 _DEPTH = 3
+_MOST_FOLDERS = 200
+"""Of a level that are looked into: a folder of models has fewer."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _model_folders(path: Path) -> list[Path]:
     for _ in range(_DEPTH):
         if found := [folder for folder in level if _looks_trained(folder)]:
             return found
-        level = [below for folder in level for below in _folders_in(folder)]
+        level = [below for folder in level for below in _folders_in(folder)][:_MOST_FOLDERS]
     return []
 
 
