@@ -212,11 +212,7 @@ class GuardedWorker:
 
     def _lost(self, error: BaseException, watch: _Watch, timeout_s: float) -> Answer:
         if watch.verdict == "MEMORY_LIMIT":
-            limit = self._limits.memory_bytes / 1e9
-            return Answer(
-                "MEMORY_LIMIT",
-                f"expected at most {limit:.1f} GB of memory, got more; raise --memory-gb or look at it",
-            )
+            return child.over_limit(self._limits.memory_bytes)
         if watch.verdict == "TIMEOUT":
             return Answer(
                 "TIMEOUT",
