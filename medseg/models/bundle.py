@@ -26,6 +26,7 @@ from medseg.models.bundle_outputs import Postprocessing, lower_inferer, lower_po
 from medseg.models.bundle_steps import Preprocessing, lower_preprocessing, unsupported
 from medseg.models.card import Card, NetworkRecipe
 from medseg.models.networks import build_network, network_name, without_devices
+from medseg.models.scripted import load_scripted
 from medseg.models.trusted import TrustedRecipe
 from medseg.models.weights import BuiltNetwork, load_into, read_arrays, read_weights
 
@@ -164,6 +165,8 @@ def _built(
     folder: Path, recipe: NetworkRecipe, *, trust_code: bool = False
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A network with its weights, and what was left out."""
+    if recipe.weights_file.endswith(".ts"):
+        return load_scripted(folder / recipe.weights_file, trust_code=trust_code), ()
     weights = read_weights(folder / recipe.weights_file)
     if recipe.target.startswith(TRUSTED_TARGET):
         network = _trusted_network(folder, recipe, trust_code=trust_code)
@@ -189,11 +192,11 @@ def _trusted_network(folder: Path, recipe: NetworkRecipe, *, trust_code: bool) -
 def _config(folder: Path, *, trust_code: bool) -> BundleConfig:
     path = find_recipe(folder / METADATA.parent)
     root = read_json(path)
-    if trust_code:
-        return BundleConfig(root, path.parent, TrustedRecipe(folder, root).value)
-    refuse_hostile_code(root)
+    trusted = TrustedRecipe(folder, root).value if trust_code else None
+    if trusted is None:
+        refuse_hostile_code(root)
     return BundleConfig(
-        root | {"bundle_root": "."}, path.parent, None, lambda name: read_arrays(_inside(folder, name))
+        root | {"bundle_root": "."}, path.parent, trusted, lambda name: read_arrays(_inside(folder, name))
     )
 
 

@@ -113,25 +113,28 @@ class PythonCode:
         where: its key.
         expression: without the leading `$`.
         reason: what of it is not read.
+        trusted: gives the value of a key by running the bundle's code; None runs none.
     """
 
     where: str
     expression: str = ""
     reason: str = "Python code"
+    trusted: Callable[[str], Any] | None = None
 
 
 def plain(value: Any) -> Any:
-    """The value itself, if no part of it is code.
+    """The value without any code: as it stands, or with what trusted code gave in its place.
 
     Raises:
-        ModelError: `CODE_REFUSED`, naming the key.
+        ModelError: `CODE_REFUSED`, naming the key; `TRUSTED_CODE_FAILED`.
     """
     if isinstance(value, PythonCode):
-        raise refused(value.where, value.reason)
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    for part in parts:
-        plain(part)
-    return value
+        if value.trusted is None:
+            raise refused(value.where, value.reason)
+        return value.trusted(value.where)
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list) else value
 
 
 def refused(where: str, reason: str) -> ModelError:
@@ -229,9 +232,7 @@ class BundleConfig:
         try:
             return evaluate(expression, resolve, self.load)
         except Unreadable as error:
-            if self.trusted is not None:
-                return self.trusted(where)
-            return PythonCode(where, expression, str(error))
+            return PythonCode(where, expression, str(error), self.trusted)
 
     def _copied(self, address: str, where: str) -> Any:
         """What `%file::key` or `%key` stands for."""

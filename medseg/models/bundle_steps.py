@@ -82,7 +82,7 @@ def step_list(value: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
     if isinstance(value, Mapping):
         value = value.get("transforms", [])
     if isinstance(value, PythonCode):
-        plain(value)
+        value = plain(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ModelError("BAD_BUNDLE", f"expected a list of transforms in {where!r}, got another value")
     steps = []

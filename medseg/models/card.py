@@ -313,6 +313,8 @@ class Card:
         fine = sorted(self.claim_order) in ([], list(range(self.out_channels)))
         _require(fine, "every channel once in the order of claims", self.claim_order)
         _require(set(self.keep_largest) <= named, "labels to keep the largest of", self.keep_largest)
+        fine = not self.keep_largest or self.home == "labels-nearest"
+        _require(fine, "labels that go home where only the largest piece stays", self.home)
         if self.detection is not None:
             fine = self.out_channels == DETECTOR_MAPS and len(set(self.output_ids) - {0}) == 1
             _require(fine, f"{DETECTOR_MAPS} maps of one class from a detector", self.output_ids)

@@ -11,9 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.errors import ModelError
+from medseg.models.auto3dseg import (
+    auto3dseg_weights,
+    build_auto3dseg,
+    is_auto3dseg,
+    read_auto3dseg,
+)
 from medseg.models.bundle import build_bundle, bundle_weights, is_bundle, read_bundle
 from medseg.models.nnunet import build_nnunet, is_nnunet, nnunet_weights, read_nnunet
 from medseg.models.parts_folder import PartsFolder, is_parts
+from medseg.models.torchscript import (
+    build_torchscript,
+    is_torchscript,
+    read_torchscript,
+    torchscript_weights,
+)
 
 if TYPE_CHECKING:
     from medseg.models.card import Card
@@ -63,5 +76,42 @@ FORMATS: tuple[ModelFormat, ...] = (
     ModelFormat(
         "nnunet", "folder that nnU-Net v2 trained", is_nnunet, read_nnunet, nnunet_weights, build_nnunet
     ),
+    ModelFormat(
+        "torchscript",
+        "TorchScript file of a bundle, or with a .card.json beside it",
+        is_torchscript,
+        read_torchscript,
+        torchscript_weights,
+        build_torchscript,
+    ),
+    ModelFormat(
+        "auto3dseg",
+        "SegResNet checkpoint of MONAI Auto3DSeg",
+        is_auto3dseg,
+        read_auto3dseg,
+        auto3dseg_weights,
+        build_auto3dseg,
+    ),
 )
 """Every format, the most telling sign first."""
+
+DEEPEST_FOLDERS = 4
+"""Folders below the top of an archive that are searched for a model."""
+
+
+def model_root(place: Path) -> Path:
+    """The topmost model at or below a folder.
+
+    Raises:
+        ModelError: `NO_MODEL_INSIDE`.
+    """
+    level = [place]
+    for _ in range(DEEPEST_FOLDERS):
+        found = [path for path in level if format_of(path) is not None]
+        if found:
+            return found[0]
+        level = [path for folder in level if folder.is_dir() for path in sorted(folder.iterdir())]
+    raise ModelError(
+        "NO_MODEL_INSIDE",
+        "expected a model of a known format inside the zip, got none; see docs/model-formats.md",
+    )

@@ -21,7 +21,8 @@ from medseg.errors import DownloadError, ModelError, ModelNotFoundError, WriteEr
 from medseg.files import whole_file
 from medseg.models.catalogue import CatalogueEntry
 from medseg.models.download import Remote, download, file_checksum
-from medseg.models.formats import format_of
+from medseg.models.formats import model_root
+from medseg.models.parts_folder import PARTS_FILE
 from medseg.models.unpack import unpack_zip
 from medseg.progress import CancelToken, ProgressCallback, silent
 
@@ -29,9 +30,6 @@ RECORD_FILE = "medseg-model.json"
 RECORD_FORMAT = "medseg-model/1"
 PINS_FILE = ".pins.json"
 """Checksums of archives whose publisher gives none, as they were when first fetched."""
-
-_DEEPEST = 4
-"""Folders below the top of an archive that are searched for a model."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +267,9 @@ def _put(
             place = part / f"part-{n}" if len(archives) > 1 else part / "model"
             place.mkdir()
             unpack_zip(archive, place, progress=progress, cancel=cancel)
-            roots.append(_root(place).relative_to(part).as_posix())
+            roots.append(model_root(place).relative_to(part).as_posix())
+        if len(roots) > 1:
+            _join(part, words.name, roots)
         sums = tuple(file_checksum(archive) for archive in archives)
         record = replace(words, archives=sums, roots=tuple(roots), files=_checksums(part))
         _write_record(part, record)
@@ -280,18 +280,10 @@ def _put(
     return record
 
 
-def _root(place: Path) -> Path:
-    """The topmost folder or file below that is a model."""
-    level = [place]
-    for _ in range(_DEEPEST):
-        found = [path for path in level if format_of(path) is not None]
-        if found:
-            return found[0]
-        level = [path for folder in level if folder.is_dir() for path in sorted(folder.iterdir())]
-    raise ModelError(
-        "NO_MODEL_INSIDE",
-        "expected a model of a known format inside the zip, got none; see docs/model-formats.md",
-    )
+def _join(folder: Path, name: str, roots: Sequence[str]) -> None:
+    """Make several models one."""
+    with whole_file(folder / PARTS_FILE) as file:
+        file.write(json.dumps({"name": name, "parts": list(roots)}, indent=1).encode())
 
 
 def _checksums(folder: Path) -> dict[str, str]:

@@ -89,7 +89,8 @@ def load_model(name_or_path: str | Path, *, device: str = "auto", trust_code: bo
     networks = [network.eval().to(where) for network in (built.network, *built.members)]
     masks = None if built.masks is None else built.masks.eval().to(where)
     for network in networks if masks is None else [*networks, masks]:
-        network.requires_grad_(requires_grad=False)
+        for parameter in network.parameters():  # TorchScript has no requires_grad_ of its own
+            parameter.requires_grad = False
     _check_channels(networks[0], card)
     card = replace(card, notes=card.notes + built.notes)
     weights = fingerprint(known.weights(path, card))

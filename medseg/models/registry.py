@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.errors import ModelError, ModelNotFoundError
+from medseg.models.archived import is_archive, unpacked
 from medseg.models.card import Card
 from medseg.models.catalogue import read_catalogue
 from medseg.models.formats import FORMATS, format_of
@@ -147,6 +148,7 @@ def find_model(name_or_path: str | Path) -> Path:
     Raises:
         ModelNotFoundError: `UNKNOWN_MODEL`, naming what there is; `NOT_A_MODEL`, a path that exists
             but holds no model.
+        ModelError: a zip that is damaged, unsafe or holds no model.
     """
     folders = _folders()
     if isinstance(name_or_path, str) and name_or_path in folders:
@@ -155,7 +157,7 @@ def find_model(name_or_path: str | Path) -> Path:
     with suppress(RuntimeError):  # ~name of nobody: such a path does not exist
         path = path.expanduser()
     if path.exists():
-        path = model_place(path)
+        path = unpacked(path) if is_archive(path) else model_place(path)
         if format_of(path) is None:
             raise not_a_model(path)
         return path

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from small_checkpoints import write_auto3dseg, write_scripted
 from tiny_bundle import write_tiny_bundle
 from tiny_nnunet import write_nnunet
 
-from medseg.errors import ModelNotFoundError
+from medseg.errors import ModelError, ModelNotFoundError
+from medseg.models.archived import CACHE_VARIABLE
 from medseg.models.formats import FORMATS, ModelFormat, format_of
 from medseg.models.loading import load_model
 from medseg.models.registry import find_model, read_card
@@ -23,9 +28,19 @@ def _bundle(folder: Path) -> Path:
     return write_tiny_bundle(folder / "tiny")
 
 
+def _scripted(folder: Path) -> Path:
+    return write_scripted(folder / "tiny.ts")
+
+
+def _auto3dseg(folder: Path) -> Path:
+    return write_auto3dseg(folder / "abdomen.pt")
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "monai-bundle": _bundle,
     "nnunet": write_nnunet,
+    "torchscript": _scripted,
+    "auto3dseg": _auto3dseg,
 }
 """Format name to what writes a small model of that format below a folder and returns its path."""
 
@@ -96,6 +111,62 @@ def test_reading_a_card_loads_no_monai_and_the_command_shows_it(known: ModelForm
         check=True,
     )
     assert json.loads(done.stdout)["sha256"] == read_card(path).sha256
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("known", CASES)
+def test_a_zip_of_it_is_the_same_model(known: ModelFormat, tmp_path: Path, cache: Path) -> None:
+    path = made(known, tmp_path / "made")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "made"))
+    place = find_model(archive)
+    assert cache in place.parents
+    assert read_card(place).sha256 == read_card(path).sha256
+    assert find_model(archive) == place
+    assert len(list((cache / "unpacked").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "code"),
+    [
+        ("../outside.json", False, "ARCHIVE_UNSAFE"),
+        ("/tmp/outside.json", False, "ARCHIVE_UNSAFE"),
+        ("a\\..\\..\\outside.json", False, "ARCHIVE_UNSAFE"),
+        ("tiny/link", True, "ARCHIVE_UNSAFE"),
+        ("nothing.txt", False, "NO_MODEL_INSIDE"),
+    ],
+)
+def test_hostile_and_empty_zips_leave_nothing(
+    tmp_path: Path, cache: Path, name: str, link: bool, code: str
+) -> None:
+    archive = tmp_path / "evil.zip"
+    with zipfile.ZipFile(archive, "w") as parts:
+        member = zipfile.ZipInfo(name)
+        member.external_attr = (0o120777 if link else 0o100644) << 16
+        parts.writestr(member, "/etc/passwd")
+    before = {path for path in tmp_path.rglob("*") if cache not in (path, *path.parents)}
+    with pytest.raises(ModelError) as caught:
+        find_model(archive)
+    assert caught.value.code == code
+    assert before == {path for path in tmp_path.rglob("*") if cache not in (path, *path.parents)}
+    assert not cache.exists() or not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_zip_bomb_is_refused_unread(tmp_path: Path, cache: Path) -> None:
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as parts, parts.open("model.bin", "w") as member:
+        for _ in range(120):
+            member.write(bytes(2**20))
+    began = time.monotonic()
+    with pytest.raises(ModelError) as caught:
+        find_model(archive)
+    assert caught.value.code == "ARCHIVE_TOO_LARGE"
+    assert time.monotonic() - began < 30
+    assert not list((cache / "unpacked").iterdir())
 
 
 def test_a_path_without_a_model_says_what_would_be_one(tmp_path: Path) -> None:
