@@ -59,6 +59,7 @@ class Decision:
         threshold: as in `Card`.
         head: what makes class scores of features; None where the answers are scores.
         dtype: of the labels.
+        order: with a threshold: channels in the order in which they claim voxels, the last one winning.
     """
 
     ids: tuple[int, ...]
@@ -66,6 +67,7 @@ class Decision:
     threshold: float | None
     head: Head | None
     dtype: np.dtype[Any]
+    order: tuple[int, ...]
 
     @classmethod
     def of(cls, card: Card, head: Head | None = None, wanted: frozenset[int] | None = None) -> Decision:
@@ -77,7 +79,7 @@ class Decision:
             wanted: labels to keep; None keeps all.
         """
         ids = tuple(i if wanted is None or i in wanted else 0 for i in card.output_ids)
-        return cls(ids, card.activation, card.threshold, head, label_type(card))
+        return cls(ids, card.activation, card.threshold, head, label_type(card), card.claims)
 
     @property
     def before_activation(self) -> Decision:
@@ -104,8 +106,8 @@ class Decision:
             return decided
         is_claimed = (self.activated(values) > self.threshold).cpu().numpy()
         result = np.zeros(is_claimed.shape[1:], dtype=self.dtype)
-        for label, claimed in zip(ids, is_claimed, strict=True):
-            result[claimed] = label
+        for channel in self.order:
+            result[is_claimed[channel]] = ids[channel]
         return result
 
 
@@ -206,3 +208,39 @@ class LabelsHome:
     def labels(self) -> LabelArray:
         """Labels on the target grid."""
         return self._labels
+
+
+class LargestHome:
+    """Decide on the card's grid, keep the largest piece of some labels there, take the nearest voxel.
+
+    Args:
+        maps: from the card's grid to the target, per axis.
+        decision: what makes labels of answers.
+        kept: labels of which only the largest piece stays; pieces touch over 26 neighbours.
+        axis: of work.
+    """
+
+    def __init__(self, maps: AxisMaps, decision: Decision, kept: tuple[int, ...], axis: int = 2) -> None:
+        itself = [np.arange(m.size) for m in maps]
+        none = [np.zeros(m.size, dtype=np.float32) for m in maps]
+        ever = [np.ones(m.size, dtype=bool) for m in maps]
+        i, j, k = (AxisMap(a, b, c, m.size) for a, b, c, m in zip(itself, none, ever, maps, strict=True))
+        self._on_grid = LabelsHome((i, j, k), decision, axis)
+        self._nearest = [m.nearest for m in maps]
+        self._kept = kept
+
+    def feed(self, values: Tensor, start: int) -> None:
+        """Decide planes; see `WayHome.feed`."""
+        self._on_grid.feed(values, start)
+
+    def labels(self) -> LabelArray:
+        """Labels on the target grid."""
+        import cc3d
+
+        labels = self._on_grid.labels()
+        for label in self._kept:
+            pieces = cc3d.connected_components(labels == label, connectivity=26)
+            sizes = np.bincount(pieces.ravel())
+            if len(sizes) > 2:
+                labels[(pieces != 0) & (pieces != 1 + sizes[1:].argmax())] = 0
+        return np.ascontiguousarray(labels[np.ix_(*self._nearest)])

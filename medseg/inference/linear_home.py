@@ -16,6 +16,7 @@ from medseg.inference.home import (
     Decision,
     LabelArray,
     LabelsHome,
+    LargestHome,
     WayHome,
     chunks,
     home_maps,
@@ -47,6 +48,8 @@ def way_home(grid: Geometry, target: Geometry, card: Card, decision: Decision, a
         GeometryError: `GRID_MISMATCH`, axes are not parallel.
     """
     maps = home_maps(grid, target, card)
+    if card.keep_largest:
+        return LargestHome(maps, decision, card.keep_largest, axis)
     if card.home == "labels-nearest" or grid.is_close(target, 1e-4):
         return LabelsHome(maps, decision, axis)
     return ScoresHome(maps, decision.before_activation if card.home == "logits-linear" else decision, axis)
@@ -181,6 +184,8 @@ class ScoresHome:
         else:
             bound = threshold
         able = torch.nonzero(highest >= bound).flatten().tolist()
+        if threshold is not None:
+            able.sort(key=self._decision.order.index)
         if len({ids[channel] for channel in able} | ({0} if threshold is not None else set())) == 1:
             return ids[able[0]] if able else 0
         shape = tuple(len(s.lower) for s in stretches)

@@ -13,14 +13,17 @@ import numpy.typing as npt
 from medseg.errors import GeometryError
 from medseg.geometry import Geometry
 from medseg.inference.answer import make_answerer, model_parts
+from medseg.inference.backends.int8 import sample_windows
 from medseg.inference.home import Decision, WayHome, home_maps
 from medseg.inference.linear_home import EntropyHome, way_home
 from medseg.inference.plan import InferencePlan, plan_inference
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Listener, Stream
+from medseg.inference.windows import place_windows
 from medseg.labels import LabelSet
 from medseg.preprocess.body import body_box
 from medseg.preprocess.channels import as_channels, require_one_grid
+from medseg.preprocess.foreground import decided_region, foreground_box
 from medseg.preprocess.intensity import FloatArray
 from medseg.preprocess.prepare import check_volume, prepare_channels, without_gaps
 from medseg.preprocess.region import IndexBox, box_of_world, box_on_grid, whole
@@ -43,10 +46,12 @@ class Prediction:
     Attributes:
         labels: on the grid of the source.
         uncertainty: 0 (sure) to 1 on the same grid, float32 (see `EntropyHome`); None where not asked for.
+        notes: what the user should know of the run.
     """
 
     labels: LabelVolume
     uncertainty: Volume | None = None
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -105,6 +110,9 @@ def plan_case(volumes: Sequence[Volume], model: Model, settings: InferenceSettin
         body = body_box(volumes[0], model.card.modality)
         region = body if region is None else region.within(body) or region
     crop = content_box(volumes) if model.card.crop == "nonzero" else None
+    foreground = model.card.foreground
+    if foreground is not None and foreground.stage == "source":
+        crop = foreground_box([volume.array for volume in volumes], foreground)
     if crop is None:
         return plan_inference(volumes[0].geometry, model, settings, region)
     inner = volumes[0].geometry.crop(crop.start, crop.stop)
@@ -182,13 +190,14 @@ def predict_planned(
         found = predict_planned(upright, model, settings, plan, listener)
         unsure = found.uncertainty
         back = None if unsure is None else resample_volume(unsure, source, fill=0.0)
-        return Prediction(resample_labels(found.labels, source), back)
+        return Prediction(resample_labels(found.labels, source), back, found.notes)
     if listener.cancel is not None:
         listener.cancel.check()
     image = prepare_channels(volumes, model.card)[(slice(None), *plan.box.slices)]
+    image, plan = _cropped_to_foreground(image, plan, model.card, settings)
     with torch_state(settings.threads):
         told = replace(listener, note=f"plan: {plan.sentence}")
-        home, entropy = _answered(image, model, settings, plan, told)
+        home, entropy, notes = _answered(image, model, settings, plan, told)
     keep = (
         model.card.labels
         if not settings.classes
@@ -196,8 +205,35 @@ def predict_planned(
     )
     labels = LabelVolume(_on_source(home.labels(), plan, model.card), source, keep)
     if entropy is None:
-        return Prediction(labels)
-    return Prediction(labels, replace(volumes[0], array=_on_source(entropy.values, plan, model.card)))
+        return Prediction(labels, notes=notes)
+    unsure = replace(volumes[0], array=_on_source(entropy.values, plan, model.card))
+    return Prediction(labels, unsure, notes)
+
+
+def _cropped_to_foreground(
+    image: FloatArray, plan: InferencePlan, card: Card, settings: InferenceSettings
+) -> tuple[FloatArray, InferencePlan]:
+    """The part of a prepared image that a card's crop leaves, and the plan for it."""
+    if card.foreground is None or card.foreground.stage != "grid":
+        return image, plan
+    inner = foreground_box(list(image), card.foreground)
+    if inner is None:
+        return image, plan
+    start, stop = (
+        tuple(a + b for a, b in zip(ends, plan.box.start, strict=True)) for ends in (inner.start, inner.stop)
+    )
+    box = IndexBox((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+    decided = decided_region(
+        box, plan.grid, _turned(plan.source, card), plan.source, nearest=card.home == "labels-nearest"
+    )
+    region = None if decided is None else decided.within(plan.region)
+    if region is None:
+        return image, plan
+    overlap = settings.overlap_fraction
+    overlap = card.window.overlap_fraction if overlap is None else overlap
+    windows = place_windows(box.shape, card.window.size, overlap, card.window.placement)
+    narrower = replace(plan, box=box, region=region, windows=windows)
+    return np.ascontiguousarray(image[(slice(None), *inner.slices)]), narrower
 
 
 def _uncropped(found: Prediction, source: Geometry, crop: IndexBox) -> Prediction:
@@ -212,7 +248,7 @@ def _uncropped(found: Prediction, source: Geometry, crop: IndexBox) -> Predictio
     unsure = found.uncertainty
     if unsure is not None:
         unsure = replace(unsure, array=spread(unsure.array), geometry=source)
-    return Prediction(labels, unsure)
+    return Prediction(labels, unsure, found.notes)
 
 
 def wanted_labels(card: Card, classes: Sequence[str]) -> frozenset[int]:
@@ -228,13 +264,17 @@ def wanted_labels(card: Card, classes: Sequence[str]) -> frozenset[int]:
 
 def _answered(
     image: FloatArray, model: Model, settings: InferenceSettings, plan: InferencePlan, listener: Listener
-) -> tuple[WayHome, EntropyHome | None]:
-    """The homes after all windows."""
+) -> tuple[WayHome, EntropyHome | None, tuple[str, ...]]:
+    """The homes after all windows, and what is to be said."""
     import torch
 
     card = model.card
     parts = model_parts(model, plan.windows.size)
-    answerer = make_answerer(model, plan.windows.size, settings, parts)
+    tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
+    samples = None
+    if plan.backend.precision == "int8":
+        samples = sample_windows(tensor, plan.windows.size, card.window.padding_value)
+    answerer = make_answerer(model, plan.windows.size, settings, parts, plan.backend, samples)
     head = None if parts.head is None else parts.head.to(answerer.device)
     decision = Decision.of(card, head, wanted_labels(card, settings.classes))
     grid = plan.grid.crop(plan.box.start, plan.box.stop)
@@ -245,10 +285,9 @@ def _answered(
     entropy = (
         EntropyHome(home_maps(grid, target, card), decision, plan.axis) if settings.uncertainty else None
     )
-    tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
     stream = Stream(tensor, plan.windows, card.window, answerer, plan.axis, plan.flush_planes)
     stream.run([home] if entropy is None else [entropy, home], listener)
-    return home, entropy
+    return home, entropy, (answerer.note,) if answerer.note else ()
 
 
 def _turned(source: Geometry, card: Card) -> Geometry:
