@@ -9,6 +9,7 @@ UNKNOWN_MEMORY = 2**40
 """Where the system does not say."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _UNLIMITED = 2**60
 """The first version of control groups writes a huge number where there is no limit."""
 
@@ -44,7 +45,7 @@ def _available() -> int:
 def _container_limits() -> list[tuple[int, int]]:
     """Limit and use of every control group that holds this process."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     found = []
