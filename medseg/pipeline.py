@@ -146,7 +146,7 @@ def segment(
         versions=software_versions(),
         seconds=clock.seconds,
         peak_memory_bytes=peak_memory_bytes(),
-        warnings=(*notes, *sizes, *ready.card.notes, *found.notes, *find_swapped_sides(regions)),
+        warnings=(*notes, *sizes, *ready.card.notes, *_said(found), *find_swapped_sides(regions)),
         started=started,
     )
     return Result(labels, instances, regions, record, volumes[0], found.prediction.uncertainty)
@@ -268,6 +268,10 @@ def _model_sha256(model: Model) -> str:
     return sha256(f"{model.card.sha256} {model.weights_sha256}".encode()).hexdigest()
 
 
+def _said(found: RegionPrediction) -> tuple[str, ...]:
+    return (*found.notes, *found.prediction.notes)
+
+
 def _plan_data(plan: InferencePlan) -> dict[str, Any]:
     return {
         "InferencePlan": {
@@ -275,5 +279,6 @@ def _plan_data(plan: InferencePlan) -> dict[str, Any]:
             "grid_spacing_mm": list(plan.grid.spacing_mm),
             "windows": plan.windows.count,
             "planned_peak_bytes": plan.peak_bytes,
+            "backend": plan.backend.words,
         }
     }

@@ -13,6 +13,8 @@ from medseg.cli.screen import print_json, print_table
 
 PARTS = {
     "torch": "run models",
+    "openvino": "run models faster on a CPU",
+    "nncf": "int8 on a CPU (extra: pip install medseg[int8])",
     "monai": "build MONAI networks, train",
     "nibabel": "read and write NIfTI",
     "SimpleITK": "decode classic JPEG in DICOM",

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medseg.errors import DeviceMemoryError, ModelError
-from medseg.inference.backends.choose import make_predictor
+from medseg.inference.backends.cache import NetworkCache, cache_folder
+from medseg.inference.backends.choose import BackendChoice, make_predictor, subject_of, thread_count
+from medseg.inference.backends.int8 import Labels, int8_predictors
 from medseg.inference.hoist import Head, joined, split_head
+from medseg.inference.home import Decision
 from medseg.inference.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ class Answerer:
         self._is_checked = False
         self._constant: tuple[tuple[float, ...], Tensor] | None = None
         self.device: torch.device = predictors[0].device
+        self.note = ""
 
     @property
     def channels(self) -> int:
@@ -172,10 +176,41 @@ class Answerer:
         return answer
 
 
-def make_answerer(model: Model, window: Triple, settings: InferenceSettings, parts: Parts) -> Answerer:
-    """An answerer on the backend that the settings ask for."""
-    predictors = [make_predictor(module, model, window, settings) for module in parts.modules]
-    return Answerer(predictors, parts, window, mirrored_axes(model.card, mirror=settings.mirror))
+def make_answerer(
+    model: Model,
+    window: Triple,
+    settings: InferenceSettings,
+    parts: Parts,
+    choice: BackendChoice | None = None,
+    samples: Tensor | None = None,
+) -> Answerer:
+    """An answerer on a backend.
+
+    Args:
+        model: card and networks.
+        window: voxels of a window.
+        settings: the user's wishes.
+        parts: of the model (`model_parts`).
+        choice: what was decided for the run; None keeps to torch.
+        samples: windows of the scan, wanted where `choice` is int8; without them it is float32.
+    """
+    predictors: list[Predictor] = [
+        make_predictor(module, model, window, settings, choice) for module in parts.modules
+    ]
+    flips = mirrored_axes(model.card, mirror=settings.mirror)
+    if choice is None or choice.precision != "int8" or samples is None:
+        return Answerer(predictors, parts, window, flips)
+    decision = Decision.of(model.card, parts.head)
+
+    def label(folds: Sequence[Predictor], one: Tensor) -> Labels:
+        return decision.labels(Answerer(folds, parts, window)(one)[0])
+
+    subjects = [subject_of(module, model, window) for module in parts.modules]
+    cache = NetworkCache(cache_folder())
+    found = int8_predictors(subjects, predictors, samples, label, thread_count(settings), cache)
+    answerer = Answerer(found.predictors or predictors, parts, window, flips)
+    answerer.note = found.words
+    return answerer
 
 
 def _constant_value(windows: Tensor) -> tuple[float, ...] | None:

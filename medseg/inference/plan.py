@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from medseg.errors import DeviceMemoryError, ModelError
 from medseg.geometry import Geometry
 from medseg.inference.answer import Parts, mirrored_axes, model_parts
+from medseg.inference.backends.choose import PLAIN, BackendChoice, choose_backend
+from medseg.inference.backends.workspace import answer_bytes
 from medseg.inference.home import CHUNK_BYTES, label_type
-from medseg.inference.memory import activation_bytes, resident_bytes
+from medseg.inference.memory import resident_bytes
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.windows import Triple, WindowGrid, place_windows
 from medseg.machine import physical_memory_bytes
@@ -85,6 +87,7 @@ class InferencePlan:
         device: where the network runs.
         memory: what it needs.
         crop: voxels of the scan that count as the scan, as the card asks for it; None is all of it.
+        backend: what runs the network, and why.
     """
 
     source: Geometry
@@ -97,6 +100,7 @@ class InferencePlan:
     device: str
     memory: MemoryPlan
     crop: IndexBox | None = None
+    backend: BackendChoice = PLAIN
 
     @property
     def peak_bytes(self) -> int:
@@ -111,7 +115,7 @@ class InferencePlan:
         window = " x ".join(map(str, self.windows.size))
         return (
             f"{shape} voxels of {spacing} mm, {self.windows.count} windows of {window} on {self.device}, "
-            f"peak memory {self.peak_bytes / GIGABYTE:.1f} GB"
+            f"peak memory {self.peak_bytes / GIGABYTE:.1f} GB; {self.backend.words}"
         )
 
 
@@ -150,7 +154,12 @@ def plan_inference(
     plan = InferencePlan(
         straight, region, grid, box, windows, windows.thinnest_axis, 0, model.device, MemoryPlan(*[0] * 7)
     )
-    return _fitted(plan, card, parts, settings)
+    plan = _fitted(plan, card, parts, settings)  # refused before a trial takes memory itself
+    passes = len(mirrored_axes(card, mirror=settings.mirror))
+    choice = choose_backend(parts.modules, model, card.window.size, windows.count * passes, settings)
+    if choice.backend == "torch":
+        return replace(plan, backend=choice)
+    return _fitted(replace(plan, backend=choice), card, parts, settings)
 
 
 def _looked_at(region: IndexBox, source: Geometry, grid: Geometry, window: Triple) -> IndexBox:
@@ -195,7 +204,7 @@ def _network_bytes(plan: InferencePlan, card: Card, parts: Parts, settings: Infe
     size = plan.windows.size
     try:
         most = max(
-            activation_bytes(module, card.in_channels, size, reordered=plan.device == "cpu")
+            answer_bytes(module, card.in_channels, size, plan.device, plan.backend)
             for module in parts.modules
         )
     except (RuntimeError, ValueError, TypeError) as error:
@@ -245,4 +254,3 @@ def _preparation_bytes(plan: InferencePlan, card: Card) -> int:
         return 3 * max(source, grid) + 2 * grid + others
     bands = BANDS_AT_ONCE * min(BAND_BYTES, source)
     return source // FLOAT_BYTES + bands + 3 * grid + others  # a mask; image, scaled image, its order
-

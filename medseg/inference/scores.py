@@ -87,7 +87,7 @@ def predict_scores(
     array = np.zeros((card.out_channels, *image.shape[1:]), dtype=np.float32)
     with torch_state(settings.threads):
         parts = model_parts(model, plan.windows.size)
-        answerer = make_answerer(model, plan.windows.size, settings, parts)
+        answerer = make_answerer(model, plan.windows.size, settings, parts, plan.backend)
         head = None if parts.head is None else parts.head.to(answerer.device)
         kept = ScoresKept(array, Decision.of(card, head), plan.axis)
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from medseg.errors import SettingsError
+from medseg.inference.backends.wishes import BACKENDS, PRECISIONS
 from medseg.models.loading import DEVICES
 from medseg.preprocess.sanity import SANITY
 from medseg.settings_bounds import check_bounds
@@ -42,6 +43,22 @@ class InferenceSettings:
     threads: int = field(
         default=0,
         metadata={"help": "processor threads; 0 leaves the choice to torch", "min": 0, "max": 1024},
+    )
+    backend: str = field(
+        default="auto",
+        metadata={
+            "help": "what runs the network on a cpu; auto takes OpenVINO where a trial finds it faster and "
+            "equal",
+            "choices": BACKENDS,
+        },
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "of the arithmetic; auto is f32 on a cpu, f16 where a graphics processor may; int8 only "
+            "where a check on the scan itself finds it as good as f32",
+            "choices": PRECISIONS,
+        },
     )
     mirror: bool = field(
         default=False,
