@@ -168,6 +168,8 @@ def test_the_shell_takes_several_images(
     for inputs, model in (([a, b], "tiny"), ([flair], "pair"), ([a, b, a], "pair")):
         assert run(["segment", *inputs, "-m", model, "-o", str(tmp_path / "no")]) == 1
         assert code_of(capsys.readouterr().err) == "CHANNELS_MISMATCH"
+    assert run(["segment", f"T2={a}", f"T1={b}", "-m", "pair", "-o", str(tmp_path / "no")]) == 1
+    assert code_of(capsys.readouterr().err) == "UNKNOWN_CHANNEL"
     assert not (tmp_path / "no").exists()
 
 

@@ -71,7 +71,8 @@ def channel_paths(inputs: Sequence[Path], card: Card) -> tuple[Path, ...]:
         card: gives the number of channels and their names.
 
     Raises:
-        ModelError: `CHANNELS_MISMATCH`, another number of images than the model has channels.
+        ModelError: `CHANNELS_MISMATCH`, another number of images than the model has channels;
+            `UNKNOWN_CHANNEL`, a name that it does not have.
         ReadError: `CHANNELS_MISSING`, a gap in nnU-Net's numbers.
     """
     from medseg.io.case_files import channel_files, in_order_of_numbers
@@ -84,7 +85,8 @@ def channel_paths(inputs: Sequence[Path], card: Card) -> tuple[Path, ...]:
         names = f" ({', '.join(card.channel_names)})" if card.channel_names else ""
         raise ModelError(
             "CHANNELS_MISMATCH",
-            f"expected {card.in_channels} input image(s) for this model{names}, got {len(paths)}; name each",
+            f"expected {card.in_channels} input image(s) for this model{names}, got {len(paths)}; name each, "
+            "one 3D image per file",
         )
     return paths
 
@@ -94,6 +96,14 @@ def _in_order_of_names(inputs: Sequence[Path], card: Card) -> tuple[Path, ...] |
     known = [name.strip().lower() for name in card.channel_names]
     told = [str(path).partition("=") for path in inputs]
     table = {name.strip().lower(): Path(path) for name, equals, path in told if equals}
-    if not known or len(table) < len(inputs) or set(table) - set(known):
+    if not known or len(table) < len(inputs):
         return None
+    strange = sorted(set(table) - set(known))
+    if strange:
+        if any(path.exists() for path in inputs):
+            return None
+        raise ModelError(
+            "UNKNOWN_CHANNEL",
+            f"expected images by the names {', '.join(card.channel_names)}, got {', '.join(strange)}; use those",
+        )
     return tuple(table[name] for name in known if name in table)
