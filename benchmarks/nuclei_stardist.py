@@ -71,7 +71,7 @@ def main() -> None:
     model.prepare_for_training()
     model.callbacks.append(stop)
     model.train(images[4:], labels[4:], validation_data=(images[:4], labels[:4]), augmenter=None)
-    print(f"StarDist: {stop.steps} steps, {model.keras_model.count_params()} parameters", flush=True)
+    print(f"\nStarDist: {stop.steps} steps, {model.keras_model.count_params()} parameters", flush=True)
     model.thresholds = {"prob": 0.5, "nms": 0.3}
     for file in sorted(folder.glob("*.npy")):
         if not file.name.endswith(".labels.npy"):

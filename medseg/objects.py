@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,10 @@ from medseg.models.loading import Model
 from medseg.preprocess.region import whole
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.volume import InstanceVolume, LabelVolume, Volume
+
+if TYPE_CHECKING:
+    from medseg.geometry import Geometry
+    from medseg.instances.decode import MergeRule
 
 LEAST_VOLUME = 0.05
 """Objects of less than this part of a typical one's volume are dropped as specks."""
@@ -82,11 +87,19 @@ def sized_model(
         notes = (
             f"objects of about {1000 * diameter:.3g} um, an estimate: state object_diameter_mm if known",
         )
-    spacing = diameter / recipe.diameter_voxels
-    card = replace(
-        model.card, separation=replace(recipe, diameter_mm=diameter), spacing_mm=(spacing, spacing, spacing)
-    )
-    return replace(model, card=card), notes
+    return with_diameter(model, diameter), notes
+
+
+def with_diameter(model: Model, diameter_mm: float) -> Model:
+    """The model with a card whose grid fits objects of a diameter.
+
+    Raises:
+        VolumeError: the model learned no objects.
+    """
+    recipe, _ = recipe_of(model)
+    spacing = diameter_mm / recipe.diameter_voxels
+    recipe = replace(recipe, diameter_mm=diameter_mm)
+    return replace(model, card=replace(model.card, separation=recipe, spacing_mm=(spacing, spacing, spacing)))
 
 
 def segment_objects(
@@ -160,22 +173,16 @@ def _found(
     watchers: tuple[ProgressCallback, CancelToken | None],
 ) -> _Found:
     """Scores of the whole image, then objects."""
-    from medseg.instances.decode import MergeRule, Watch, decode
+    from medseg.instances.decode import Watch, decode
     from medseg.instances.grid import default_grid
-    from medseg.instances.learned import learned_height
+    from medseg.instances.learned import learned_height, require_right_angles
 
-    recipe, threshold = _recipe(model)
+    require_right_angles(volume.geometry)
     plan = plan_case((volume,), model, settings)
     scores = predict_scores(volume, model, settings, plan, Listener(*watchers))
     part = volume.geometry.crop(plan.region.start, plan.region.stop)
-    height = learned_height(scores.array, scores.grid, part, threshold)
-    speck_mm3 = LEAST_VOLUME * math.pi / 6 * recipe.diameter_mm**3
-    rule = MergeRule(
-        h=recipe.persistence,
-        min_voxels=max(speck_mm3, separation.min_volume_mm3) / part.voxel_volume_mm3 * (1 - 1e-9),
-        by_volume=separation.numbering == "volume",
-        least_top=recipe.least_depth,
-    )
+    height = learned_height(scores.array, scores.grid, part, recipe_of(model)[1])
+    rule = learned_rule(model, part, separation)
     ids, kept = decode(height, rule, default_grid(height.shape), Watch(*watchers))
     if plan.region != whole(plan.source):
         inner, ids = ids, np.zeros(volume.geometry.shape, dtype=ids.dtype)
@@ -183,11 +190,34 @@ def _found(
     return _Found(ids, kept.voxels, kept.tops)
 
 
-def _recipe(model: Model) -> tuple[LearnedDistance, float]:
-    """How the card separates, and its threshold.
+def learned_rule(model: Model, geometry: Geometry, separation: SeparationSettings) -> MergeRule:
+    """Which basins of a sized model's depth make one object.
+
+    Args:
+        model: of `sized_model`.
+        geometry: grid of the image.
+        separation: least volume and numbering.
 
     Raises:
-        VolumeError: it does not.
+        VolumeError: the model learned no objects.
+    """
+    from medseg.instances.decode import MergeRule
+
+    recipe, _ = recipe_of(model)
+    speck_mm3 = LEAST_VOLUME * math.pi / 6 * recipe.diameter_mm**3
+    return MergeRule(
+        h=recipe.persistence,
+        min_voxels=max(speck_mm3, separation.min_volume_mm3) / geometry.voxel_volume_mm3 * (1 - 1e-9),
+        by_volume=separation.numbering == "volume",
+        least_top=recipe.least_depth,
+    )
+
+
+def recipe_of(model: Model) -> tuple[LearnedDistance, float]:
+    """How a model's card separates, and the threshold of its foreground.
+
+    Raises:
+        VolumeError: `NO_OBJECTS_LEARNED`, it does not.
     """
     recipe, threshold = model.card.separation, model.card.threshold
     if recipe is None or threshold is None:
@@ -253,8 +283,7 @@ def _vote(model: Model, part: Volume, settings: InferenceSettings, diameter_mm: 
     Surest is where objects have the size that was learned: their depth comes nearest to 1. Means are
     weighted by volume, since specks are many and say nothing.
     """
-    sized, _ = sized_model(model, part, replace(settings, object_diameter_mm=diameter_mm))
-    found = _found(part, sized, settings, SeparationSettings(), (silent, None))
+    found = _found(part, with_diameter(model, diameter_mm), settings, SeparationSettings(), (silent, None))
     if len(found.voxels) < FEWEST_OBJECTS:
         return 0.0, diameter_mm
     volumes = found.voxels * part.geometry.voxel_volume_mm3

@@ -96,13 +96,22 @@ def learned_height(
     Raises:
         GeometryError: `NOT_ORTHOGONAL`, a sheared grid; `GRID_MISMATCH`, axes that are not parallel.
     """
-    if not target.is_orthogonal:
+    require_right_angles(target)
+    maps = axis_maps(grid, target)
+    if maps is None:
+        raise GeometryError("GRID_MISMATCH", "expected parallel grids, got others; resample one")
+    return LearnedHeight(fields, maps, target.spacing_mm, threshold)
+
+
+def require_right_angles(geometry: Geometry) -> None:
+    """Return if distances on a grid can be measured axis by axis.
+
+    Raises:
+        GeometryError: `NOT_ORTHOGONAL`, they cannot.
+    """
+    if not geometry.is_orthogonal:
         raise GeometryError(
             "NOT_ORTHOGONAL",
             "expected voxel axes at right angles to measure distances along them, got a sheared grid "
             "(gantry tilt); resample the scan",
         )
-    maps = axis_maps(grid, target)
-    if maps is None:
-        raise GeometryError("GRID_MISMATCH", "expected parallel grids, got others; resample one")
-    return LearnedHeight(fields, maps, target.spacing_mm, threshold)
