@@ -145,16 +145,23 @@ def remove(name: str, /) -> None:
 
 
 @models.command
-def show(name: str, /, *, json: Json = False) -> None:
+def show(
+    name: str,
+    /,
+    *,
+    trust_code: Annotated[bool, Parameter(name="--trust-code", negative=())] = False,
+    json: Json = False,
+) -> None:
     """Show what a model says of itself.
 
     Args:
         name: a name from `medseg models list`, or the path of one.
+        trust_code: let Python that the model brings along run, where its card needs it.
         json: print one JSON object on standard output.
     """
     from medseg.models.registry import find_model, hidden_by, read_card
 
-    card = read_card(find_model(name))
+    card = read_card(find_model(name), trust_code=trust_code)
     hides = hidden_by(name)
     structures = [{"id": label.id, "name": label.name} for label in card.labels]
     if json:

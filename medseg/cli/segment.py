@@ -30,10 +30,18 @@ class SegmentFlags(SourceFlags):
 
     Attributes:
         separate: names of classes whose objects are told apart.
+        trust_code: whether Python that a model brings along may run.
     """
 
     separate: tuple[str, ...] = field(
         default=(), metadata={"help": "class whose objects are told apart and counted; repeatable"}
+    )
+    trust_code: bool = field(
+        default=False,
+        metadata={
+            "help": "let Python that the model brings along run, with all your rights; only for a model "
+            "whose author you trust"
+        },
     )
 
 
@@ -66,11 +74,11 @@ def segment(
     from medseg.models.registry import find_model, read_card
 
     require_writable(output)
-    card = read_card(find_model(model))  # what is wrong with model or number of images is told first
+    card = read_card(find_model(model), trust_code=flags.trust_code)  # what is wrong with model or number of images is told first
     paths = channel_paths(inputs, card)
     volumes = tuple(read_source(path, flags) for path in paths)
     require_source(export, volumes[0])
-    loaded = load_model(model, device=settings.device)
+    loaded = load_model(model, device=settings.device, trust_code=flags.trust_code)
     if card.channel_names:
         say(f"images are taken as: {', '.join(card.channel_names)}")
     with progress_bar() as report:
