@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say, volume_words
 from medseg.cli.source import SourceFlags, channel_paths, read_source
+from medseg.cli.stores import is_store, segment_to_store
 from medseg.errors import WriteError
 from medseg.export.settings import ExportSettings
 from medseg.inference.settings import InferenceSettings
@@ -59,6 +60,9 @@ def segment(
 ) -> None:
     """Segment a scan and write `labels.nii.gz`, `regions.csv` and `run.json` into a folder.
 
+    With a model of objects, such as nuclei, `instances.nii.gz` comes too; a folder with Zarr metadata is
+    then worked on block by block, and the output is an OME-Zarr label image.
+
     Args:
         inputs: a scan; for a model of several images as many, in its order or as NAME=PATH.
         model: a name from `medseg models list`, or the folder of a model.
@@ -74,7 +78,11 @@ def segment(
     from medseg.models.registry import find_model, read_card
 
     require_writable(output)
-    card = read_card(find_model(model), trust_code=flags.trust_code)  # what is wrong with model or number of images is told first
+    if len(inputs) == 1 and is_store(inputs[0]):
+        segment_to_store(inputs[0], model, output, settings, json=json)
+        return
+    # What is wrong with the model or the number of images is told first.
+    card = read_card(find_model(model), trust_code=flags.trust_code)
     paths = channel_paths(inputs, card)
     volumes = tuple(read_source(path, flags) for path in paths)
     require_source(export, volumes[0])

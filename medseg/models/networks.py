@@ -72,7 +72,8 @@ def build_network(target: str, arguments: Mapping[str, Any]) -> tuple[nn.Module,
         The network, and a sentence for each argument that was dropped.
 
     Raises:
-        ModelError: `UNKNOWN_NETWORK`, or `BAD_NETWORK` where the arguments do not make one.
+        ModelError: `UNKNOWN_NETWORK`, `BAD_NETWORK` where the arguments do not make one,
+            `PACKAGE_MISSING` where MONAI needs another package for it.
     """
     name = network_name(target)
     return _made(name, arguments)
@@ -110,6 +111,11 @@ def _made(name: str, arguments: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]
     try:
         with redirect_stdout(io.StringIO()):  # some of them print
             return constructor(**kept), tuple(notes)
+    except ImportError as error:
+        raise ModelError(
+            "PACKAGE_MISSING",
+            f"expected what MONAI's {name} needs, got {error}; install it, such as with pip install einops",
+        ) from error
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AssertionError) as error:
         raise ModelError(
             "BAD_NETWORK", f"expected arguments that make a {name}, got others ({error}); repair the recipe"
