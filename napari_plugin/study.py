@@ -162,7 +162,8 @@ class StudyPanel(Panel):
         layer = self.viewer.add_image(data, **words)
         say_true_coordinates(layer)
         show_plane(self.viewer, "axial")
-        self.say(f"{volume.modality or 'scan'}: {' x '.join(map(str, volume.geometry.shape))} voxels.")
+        notes = "".join(f"\nNote: {words}" for words in volume.notes)
+        self.say(f"{volume.modality or 'scan'}: {' x '.join(map(str, volume.geometry.shape))} voxels.{notes}")
 
 
 def cells_of(one: SeriesInfo) -> tuple[str, ...]:

@@ -3,15 +3,15 @@
     {"name": "total", "version": "2.0", "description": "…", "licence": "Apache-2.0",
      "parts": ["organs", "vertebrae", "ribs"], "label_ids": {"spleen": 1, "kidney_right": 2}}
 
-A part is a folder or file inside this folder, or beside it, of any other format. Only `parts` has to be
-there; `label_ids` gives every class its id by name.
+A part is a folder or file inside this folder, however deep, or beside it, of any other format. Only
+`parts` has to be there; `label_ids` gives every class its id by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from medseg.errors import ModelError, VolumeError
@@ -104,9 +104,11 @@ class PartsFolder:
         found = []
         for name in names:
             inside, beside = path / str(name), path.resolve().parent / str(name)
-            is_plain = isinstance(name, str) and name not in (".", "..") and Path(name).name == name
-            place = inside if inside.exists() else beside
-            known = self.format_of(place) if is_plain and not is_parts(place) else None
+            words = PurePosixPath(str(name)).parts
+            stays = isinstance(name, str) and bool(words) and not {"..", "/"} & set(words)
+            place = inside if stays and inside.exists() else beside
+            may_be = stays and (place is inside or len(words) == 1) and not is_parts(place)
+            known = self.format_of(place) if may_be else None
             if known is None:
                 raise ModelError(
                     "BAD_PARTS",

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tiny_bundle import tiny_metadata, write_tiny_bundle
 from web_server import Served, serving
 
 from medseg.errors import DownloadError, MedsegError, ModelError, ModelNotFoundError, WriteError
@@ -23,7 +24,7 @@ from medseg.models.install import (
     remove_model,
     verify_model,
 )
-from medseg.models.registry import BUNDLED_FOLDER, FOLDER_VARIABLE, find_model, list_models
+from medseg.models.registry import BUNDLED_FOLDER, FOLDER_VARIABLE, find_model, list_models, read_card
 
 
 @pytest.fixture
@@ -92,6 +93,25 @@ def test_an_address_without_checksum_is_pinned_on_first_use(archive: Path, model
             install_entry(entry(f"{root}/tiny.zip"), Shelf(models), replace_old=True)
     assert caught.value.code == "CHECKSUM_CHANGED"
     assert verify_model(models / "tiny") == before
+
+
+def test_a_model_of_several_archives_is_one_model(models: Path, tmp_path: Path) -> None:
+    formats = tiny_metadata()["network_data_format"]
+    names = {"0": "background", "1": "heart", "2": "left lung", "3": "right lung"}
+    other = formats | {"outputs": {"pred": formats["outputs"]["pred"] | {"channel_def": names}}}
+    write_tiny_bundle(tmp_path / "a" / "blobs", seed=1)
+    write_tiny_bundle(tmp_path / "b" / "chest", metadata={"network_data_format": other, "medseg": {}}, seed=2)
+    served = {}
+    for part in ("a", "b"):
+        zipped = shutil.make_archive(str(tmp_path / part), "zip", tmp_path / part)
+        served[f"{part}.zip"] = Served(Path(zipped).read_bytes())
+    with serving(served) as root:
+        record = install_entry(entry(f"{root}/a.zip", f"{root}/b.zip"), Shelf(models))
+    assert record.roots == ("part-1/blobs", "part-2/chest")
+    assert verify_model(models / "tiny") == record
+    card = read_card(find_model("tiny"))
+    assert card.name == "tiny"
+    assert set(names.values()) - {"background"} < set(card.labels.names.values())
 
 
 def test_a_wrong_checksum_installs_nothing(archive: Path, models: Path) -> None:

@@ -38,6 +38,7 @@ def head(viewer: Any) -> Any:
     return viewer.add_image(data, **words)
 
 
+@pytest.mark.filterwarnings("ignore::medseg.ReadNotice")  # napari shows them; here they say "resampled"
 def test_the_tilted_series_is_listed_and_loaded(
     make_napari_viewer: MakeViewer, qtbot: Any, shared_data: Path
 ) -> None:
