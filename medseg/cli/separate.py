@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say, volume_words
 from medseg.cli.segment import require_writable
+from medseg.cli.stores import is_store, tell_objects
 from medseg.errors import SettingsError
 from medseg.export.settings import ExportSettings
 from medseg.instances.settings import PRESETS, SeparationSettings, separation_preset
@@ -99,11 +100,6 @@ def separate(
     say(f"written: {folder}")
 
 
-def is_store(path: Path) -> bool:
-    """Whether a folder is a Zarr group or array."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"))
-
-
 def _separated(
     path: Path,
     class_names: tuple[str, ...],
@@ -173,7 +169,4 @@ def _separate_store(
             image=None if image is None else open_store(image),
             watch=Watch(report),
         )
-    if json:
-        print_json({"output": str(done.path), "objects": len(done.voxels), "volume_mm3": done.volume_mm3})
-    else:
-        say(f"{len(done.voxels)} objects; written: {done.path}")
+    tell_objects(done, json=json)
