@@ -92,7 +92,7 @@ def test_boxes_hold_what_they_enclose(geometry: Geometry, data: st.DataObject) -
     assert all(n >= min(9, size) for n, size in zip(grown.shape, geometry.shape, strict=True))
     straight = Geometry.from_spacing(geometry.shape, geometry.spacing_mm)
     ends = straight.to_world([np.array(start), np.array(stop) - 1]).T.ravel()
-    assert box_of_world(ends, straight) == box
+    assert box_of_world(ends.tolist(), straight) == box
 
 
 @pytest.mark.parametrize("order", ["scores-linear", "labels-nearest"])

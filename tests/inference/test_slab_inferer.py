@@ -81,6 +81,7 @@ def test_what_only_monai_can_do_is_left_to_it() -> None:
     net = nn.Conv2d(2, 3, 1).eval()
     with torch.no_grad():
         expected = SlidingWindowInferer((8, 8))(flat, net)
+        assert isinstance(expected, Tensor)
         assert torch.equal(medseg.SlabInferer((8, 8))(flat, net), expected)
 
     def two(window: Tensor) -> tuple[Tensor, Tensor]:
