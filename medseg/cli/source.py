@@ -104,6 +104,6 @@ def _in_order_of_names(inputs: Sequence[Path], card: Card) -> tuple[Path, ...] |
             return None
         raise ModelError(
             "UNKNOWN_CHANNEL",
-            f"expected images by the names {', '.join(card.channel_names)}, got {', '.join(strange)}; use those",
+            f"expected images named {', '.join(card.channel_names)}, got {', '.join(strange)}; use those",
         )
     return tuple(table[name] for name in known if name in table)

@@ -62,7 +62,8 @@ def predict_preview(
     Args:
         volumes: in the order of the card's channels, on one grid.
         model: card and network; of several folds only the first is asked.
-        settings: as for the whole run, but for overlap, mirroring and region, which it does without.
+        settings: as for the whole run, but without overlap, mirroring and region, and in torch, since
+            another backend would first have to convert the network, and int8 to look at real windows.
         progress: told after every window.
         cancel: looked at before every window.
 
@@ -80,6 +81,8 @@ def predict_preview(
     card = replace(model.card, spacing_mm=None, home="labels-nearest")
     quick = replace(
         settings or InferenceSettings(),
+        backend="torch",
+        precision="auto",
         overlap_fraction=0.0,
         mirror=False,
         uncertainty=False,
