@@ -34,6 +34,9 @@ _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 ANISOTROPY_FACTOR = 3.0
 """Voxels are anisotropic where the coarsest spacing exceeds the finest by more than this (nnU-Net)."""
 
+_SAME_SPACING = 1 + 1e-5
+"""An affine of float32 makes spacings that nearly agree of such that do."""
+
 _SPLINE_POLE = math.sqrt(3) - 2
 """Of the cubic B-spline's recursive prefilter (Unser 1999)."""
 
@@ -123,8 +126,8 @@ def coarse_axis(spacing_mm: Sequence[float], other_mm: Sequence[float]) -> int |
         other_mm: of the wanted grid; ... else this one.
     """
     for spacing in (spacing_mm, other_mm):
-        if max(spacing) / min(spacing) > ANISOTROPY_FACTOR:
-            coarsest = [axis for axis in range(3) if max(spacing) / spacing[axis] == 1]
+        if max(spacing) / min(spacing) > ANISOTROPY_FACTOR * _SAME_SPACING:
+            coarsest = [axis for axis in range(3) if max(spacing) / spacing[axis] < _SAME_SPACING]
             return coarsest[0] if len(coarsest) == 1 else None
     return None
 

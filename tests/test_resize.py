@@ -73,6 +73,8 @@ def test_bands_leave_nothing_out() -> None:
     [
         ((1, 1, 5), (1, 1, 1), 2),
         ((1, 1, 3), (1, 1, 1), None),
+        ((1, 1, 3.000001), (1, 1, 1), None),
+        ((5, 5.00001, 1), (1, 1, 1), None),
         ((1, 1, 1), (6, 1, 1), 0),
         ((5, 5, 1), (1, 1, 9), None),  # the first grid decides, and has two coarse axes
         ((1, 8, 1), (9, 1, 1), 1),
