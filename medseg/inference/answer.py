@@ -214,7 +214,12 @@ def make_answerer(
 
 
 def _constant_value(windows: Tensor) -> tuple[float, ...] | None:
-    """The one value of each channel, where each of the windows has the same one everywhere."""
+    """The one value of each channel, where each of the windows has the same one everywhere.
+
+    None too on a graphics processor: to ask it would make it wait, window by window.
+    """
+    if windows.device.type != "cpu":
+        return None
     first = windows[0].flatten(1)[:, 0]
     if not bool((windows[0, 0, 0, 0] == first[0]).all()):  # a row of voxels tells most of them
         return None

@@ -57,16 +57,23 @@ class Split:
 
     Attributes:
         body: the network up to its last layer; shares the network's weights.
-        head: its last layer.
+        layer: its last layer, the network's own.
     """
 
     body: nn.Module
-    head: Head
+    layer: nn.Conv3d
+
+    @property
+    def head(self) -> Head:
+        """The last layer as it is now, wherever the network was moved and whatever it learned since."""
+        weight = self.layer.weight.detach().flatten(1)
+        bias = self.layer.bias
+        return Head(weight, weight.new_zeros(len(weight)) if bias is None else bias.detach())
 
     @property
     def features(self) -> int:
         """Channels between body and head."""
-        return int(self.head.weight.shape[1])
+        return self.layer.in_channels
 
 
 def split_head(network: nn.Module, in_channels: int, window: tuple[int, int, int]) -> Split | None:
@@ -151,16 +158,14 @@ def _checked(network: nn.Module, name: str, image: Tensor, expected: Tensor) -> 
         setattr(body.get_submodule(parent), child, torch.nn.Identity())
     else:
         body = torch.nn.Identity()
-    weight = layer.weight.detach().flatten(1)
-    bias = layer.bias.detach() if layer.bias is not None else weight.new_zeros(len(weight))
-    head = Head(weight, bias)
+    split = Split(body.eval(), layer)
     with torch.inference_mode():
         output = body(image)
-        answer = head((output[0] if isinstance(output, (list, tuple)) else output)[0])
+        answer = split.head((output[0] if isinstance(output, (list, tuple)) else output)[0])
     if answer.shape != expected.shape[1:]:
         return None
     error = float((answer - expected[0]).abs().max())
-    return Split(body.eval(), head) if error <= TOLERANCE * float(expected.abs().max()) else None
+    return split if error <= TOLERANCE * float(expected.abs().max()) else None
 
 
 def joined(splits: Sequence[Split]) -> Head:

@@ -93,6 +93,19 @@ class Unsplit(nn.Module):
         return answer
 
 
+def test_a_network_that_learns_on_is_split_as_it_is_now() -> None:
+    network = wide_network()
+    split = split_head(network, 1, WINDOW.size)
+    assert split is not None
+    for parameter in network.parameters():
+        parameter.data = torch.randn_like(parameter)  # as moving a network does: new memory, same parameter
+    again = split_head(network, 1, WINDOW.size)
+    assert again is split
+    image = torch.randn(1, 1, 8, 8, 8)
+    with torch.inference_mode():
+        assert torch.allclose(split.head(split.body(image)[0]), network(image)[0], atol=1e-4)
+
+
 def test_a_head_that_is_not_last_stays() -> None:
     assert split_head(Unsplit(wide_network()).eval(), 1, WINDOW.size) is None
     relu = nn.Sequential(*wide_network(), nn.ReLU()).eval()
