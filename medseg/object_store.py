@@ -17,6 +17,7 @@ import numpy as np
 from medseg.errors import DeviceMemoryError
 from medseg.files import whole_file
 from medseg.geometry import Geometry
+from medseg.inference.home import parallel_maps
 from medseg.inference.predict import plan_case
 from medseg.inference.scores import predict_scores
 from medseg.inference.settings import InferenceSettings
@@ -36,12 +37,13 @@ from medseg.objects import (
     recipe_of,
     with_diameter,
 )
-from medseg.preprocess.prepare import card_grid
+from medseg.preprocess.prepare import card_grid, without_gaps
 from medseg.resample import resample_volume
 from medseg.volume import Volume
 
 if TYPE_CHECKING:
     from medseg.instances.decode import Watch
+    from medseg.models.card import Card
 
 SLAB_PLANES = 32
 """Planes of the network's grid that are resampled together."""
@@ -107,7 +109,7 @@ def segment_store(
     target = card_grid(geometry, model.card)
     answers = bench.folder / "answers.npy"
     if not answers.exists():
-        on_grid = _read_on_grid(image, geometry, target, watch)
+        on_grid = _read_on_grid(image, target, model.card, watch)
         plan_of_run = plan_case((on_grid,), model, settings)
         listener = Listener(watch.progress, watch.cancel)
         scores = predict_scores(on_grid, model, settings, plan_of_run, listener)
@@ -127,8 +129,8 @@ def _middle(image: Store, geometry: Geometry) -> Volume:
     return Volume(read_block(image.array, Block(start, stop)), geometry.crop(start, stop))
 
 
-def _read_on_grid(image: Store, geometry: Geometry, target: Geometry, watch: Watch) -> Volume:
-    """The image on the network's grid, a few planes at a time.
+def _read_on_grid(image: Store, target: Geometry, card: Card, watch: Watch) -> Volume:
+    """The image on the network's grid, a few planes at a time, with the values that `prepare` finds.
 
     Raises:
         DeviceMemoryError: the grid is too large for the machine.
@@ -141,6 +143,9 @@ def _read_on_grid(image: Store, geometry: Geometry, target: Geometry, watch: Wat
             "object_diameter_mm or crop the image",
         )
     array = np.empty(target.shape, dtype=np.float32)
+    geometry = Geometry.from_spacing(triple(image.array.shape), image.spacing_mm)
+    as_monai = card.resampling.fit == "first-voxel"
+    lowest = math.inf
     ratio = target.spacing_mm[0] / geometry.spacing_mm[0]
     reach = math.ceil(3 * ratio) + 2  # of the smoothing before, and of the interpolation
     for first in range(0, target.shape[0], SLAB_PLANES):
@@ -151,6 +156,12 @@ def _read_on_grid(image: Store, geometry: Geometry, target: Geometry, watch: Wat
         stop = max(start + 1, min(geometry.shape[0], math.ceil(high) + reach + 1))
         seen = Block((start, 0, 0), (stop, *geometry.shape[1:]))
         slab = Volume(read_block(image.array, seen), geometry.crop(seen.start, seen.stop))
-        array[first : first + part.shape[0]] = resample_volume(slab, part).array
+        filled, low = without_gaps(slab)
+        lowest = min(lowest, low)
+        planes = resample_volume(filled, part, fill=None, smooth=not as_monai).array
+        array[first : first + part.shape[0]] = planes
     watch.step(STAGE, target.shape[0], target.shape[0])
+    if not as_monai:
+        for axis, along in enumerate(parallel_maps(geometry, target)):
+            np.moveaxis(array, axis, 0)[~along.inside] = lowest
     return Volume(array, target)
