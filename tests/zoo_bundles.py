@@ -40,6 +40,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Arguments of a smaller network of each bundle."""
 
+WINDOWS = {"brats_mri_segmentation": [48, 48, 32], "swin_unetr_btcv_segmentation": [64, 64, 64]}
+"""Smaller windows where not 32 voxels along each axis; SwinUNETR halves five times."""
+
 WITH_CODE = ("wholeBrainSeg_Large_UNEST_segmentation", "renalStructures_UNEST_segmentation")
 """Bundles whose network is a script of their own; `write_zoo_bundle` writes another one in its place."""
 
@@ -72,7 +75,9 @@ def zoo_recipe(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(path.with_suffix(".yaml").read_text()))
 
 
-def write_zoo_bundle(folder: Path, name: str, *, full: bool = False, **changes: Any) -> Path:
+def write_zoo_bundle(
+    folder: Path, name: str, *, full: bool = False, changes: dict[str, Any] | None = None
+) -> Path:
     """A bundle with random weights, ready to run.
 
     Args:
@@ -84,13 +89,10 @@ def write_zoo_bundle(folder: Path, name: str, *, full: bool = False, **changes: 
     bundle = folder / name
     for part in ("configs", "models"):
         (bundle / part).mkdir(parents=True)
-    recipe = zoo_recipe(name) | changes
+    recipe = zoo_recipe(name) | (changes or {})
     if not full:
         recipe["network_def"] = recipe["network_def"] | SMALL[name]
-        large = recipe["inferer"]["roi_size"]
-        recipe["inferer"]["roi_size"] = (
-            [48, 48, 32] if isinstance(large, list) and large[0] == 240 else [32] * 3
-        )
+        recipe["inferer"]["roi_size"] = WINDOWS.get(name, [32, 32, 32])
     if "dints_space" in recipe:
         _write_search_code(bundle / "models", recipe, full=full)
     if name in WITH_CODE:
