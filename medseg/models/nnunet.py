@@ -81,15 +81,18 @@ def _model_folders(path: Path) -> list[Path]:
 
 def _folders_in(folder: Path) -> list[Path]:
     try:
-        return sorted(below for below in folder.iterdir() if below.is_dir() and not below.is_symlink())
+        return sorted(below for below in folder.iterdir() if below.is_dir())
     except OSError:
         return []
 
 
 def _looks_trained(folder: Path) -> bool:
-    """Two of the three parts: plans, dataset, a fold's weights."""
-    has_files = [(folder / name).is_file() for name in (PLANS, DATASET)]
-    return all(has_files) or (any(has_files) and bool(_checkpoints(folder)))
+    """Two of the three parts: plans, dataset, a fold's weights; no for a folder that is closed to us."""
+    try:
+        has_files = [(folder / name).is_file() for name in (PLANS, DATASET)]
+        return all(has_files) or (any(has_files) and bool(_checkpoints(folder)))
+    except OSError:
+        return False
 
 
 def _checkpoints(folder: Path) -> tuple[Path, ...]:
@@ -105,9 +108,10 @@ def _checkpoints(folder: Path) -> tuple[Path, ...]:
 def _place(path: Path) -> _Place:
     folders = _model_folders(path)
     if len(folders) != 1:
-        names = ", ".join(folder.name for folder in folders)
+        names = ", ".join(str(folder.relative_to(path)) for folder in folders[:8])
         raise ModelError(
-            "AMBIGUOUS_MODEL", f"expected one trained model in {path.name}, got {names}; name one of them"
+            "AMBIGUOUS_MODEL",
+            f"expected one trained model in {path.name}, got {len(folders)} ({names}); name one of them",
         )
     folder = folders[0]
     if path != folder and path.name.startswith(_FOLD):

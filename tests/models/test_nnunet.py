@@ -212,6 +212,7 @@ def test_parts_that_are_missing(tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copytree(tmp_path / "x" / FOLDER, tmp_path / "both" / name)
     assert refusal(tmp_path / "both").code == "AMBIGUOUS_MODEL"
+    assert "one, two" in str(refusal(tmp_path / "both"))
 
 
 class _Runs:
