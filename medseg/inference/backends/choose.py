@@ -86,6 +86,9 @@ class BackendChoice:
 PLAIN = BackendChoice("torch", "f32")
 """What needs no trial."""
 
+OPENVINO = BackendChoice("openvino", "f32", "as asked for")
+"""What a user may ask for."""
+
 
 def subject_of(module: nn.Module, model: Model, window: Triple) -> Subject:
     """A module of a model, as the backends want it."""
@@ -133,7 +136,7 @@ def choose_backend(
     if precision == "bf16":
         return _bf16()
     if wish == "openvino":
-        return BackendChoice("openvino", "f32", "as asked for")
+        return OPENVINO
     return _by_trial(modules[0], model, window, answers * len(modules), settings)
 
 
