@@ -12,6 +12,8 @@ import numpy.typing as npt
 from medseg.errors import ReadError, VolumeError
 from medseg.geometry import require_same_grid
 from medseg.io.formats import known_suffixes, read_labels, read_volume
+from medseg.models.card import Card
+from medseg.preprocess.prepare import card_grid
 from medseg.resample import resample_labels, resample_volume
 from medseg.training.instance_target import normalised_distance
 from medseg.training.nuclei import Sample, scaled
@@ -120,17 +122,18 @@ class OnGrid:
         return Sample(np.pad(image, widths, mode="edge"), self.labels, self.distance, self.known, self.alike)
 
 
-def on_grid(pair: Pair, spacing_mm: float, least: int) -> OnGrid:
-    """Bring a pair to an isotropic grid.
+def on_grid(pair: Pair, card: Card, least: int) -> OnGrid:
+    """Bring a pair to a network's grid, as `prepare` would bring the image.
 
     Args:
         pair: image and objects.
-        spacing_mm: of the grid.
+        card: of a sized model; gives spacing and way of resampling.
         least: voxels that each axis has at least; shorter ones are filled up with unknown voxels.
     """
     geometry = pair.image.geometry
-    grid = geometry.respace((spacing_mm, spacing_mm, spacing_mm))
-    image = resample_volume(pair.image, grid).array.astype(np.float32, copy=False)
+    grid = card_grid(geometry, card)
+    is_smoothed = card.resampling.fit != "first-voxel"
+    image = resample_volume(pair.image, grid, fill=None, smooth=is_smoothed).array
     small = _renumbered(pair.labels)
     labels = resample_labels(small, grid).array.astype(np.int32)
     widths = [(0, max(0, least - n)) for n in labels.shape]

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ModelError, ReadError, WriteError
+from medseg.models.card import Card
 from medseg.models.loading import Model
+from medseg.objects import with_diameter
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.result import hash_volume
 from medseg.training.annotated import Pair, on_grid, typical_diameter_mm
@@ -25,7 +27,7 @@ from medseg.training.nuclei import (
     window_loss,
     window_of,
 )
-from medseg.training.nuclei_publish import DIAMETER_VOXELS, write_object_bundle
+from medseg.training.nuclei_publish import write_object_bundle
 from medseg.training.nuclei_recipe import NucleiRecipe
 from medseg.training.optimise import blend, optimise
 from medseg.training.settings import FineTuneSettings
@@ -65,11 +67,11 @@ class _AnnotatedTask:
         pairs: Sequence[Pair],
         recipe: NucleiRecipe,
         settings: FineTuneSettings,
-        spacing_mm: float,
+        sizes: Sequence[Card],
         watchers: tuple[ProgressCallback, CancelToken | None],
     ) -> None:
         self.recipe, self.settings, self._watchers = recipe, settings, watchers
-        self._shown = [[on_grid(pair, spacing_mm / z, recipe.window) for z in ZOOMS] for pair in pairs]
+        self._shown = [[on_grid(pair, card, recipe.window) for card in sizes] for pair in pairs]
 
     def build(self) -> nn.Module:
         """The network of the recipe."""
@@ -136,7 +138,8 @@ def fine_tune(
     recipe = _recipe(model, settings)
     diameter = typical_diameter_mm(pairs)
     partial = _workplace(folder, _words(model, pairs, settings))
-    task = _AnnotatedTask(pairs, recipe, settings, diameter / DIAMETER_VOXELS, (progress, cancel))
+    cards = [with_diameter(model, diameter / zoom).card for zoom in ZOOMS]
+    task = _AnnotatedTask(pairs, recipe, settings, cards, (progress, cancel))
     with _threads(settings.threads):
         network = optimise(task, recipe, partial / "run", _unheard, model.network)
         blend(network, model.network, 1 - settings.share)

@@ -1,4 +1,4 @@
-"""Learning objects: the target, the loss, the run that can be stopped, and fine-tuning on annotated images."""
+"""Learning objects: the target, the loss, a run that can be stopped, fine-tuning on annotated images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from medseg.errors import GeometryError, ModelError, ReadError, SettingsError, V
 from medseg.geometry import Geometry
 from medseg.labels import Label, LabelSet
 from medseg.models.loading import Model, load_model
+from medseg.objects import with_diameter
 from medseg.training.annotated import Pair, on_grid, read_pairs, typical_diameter_mm
 from medseg.training.fine_tune import fine_tune
 from medseg.training.instance_target import foreground_and_distance, normalised_distance
@@ -153,9 +154,10 @@ def test_the_typical_diameter_is_that_of_the_balls() -> None:
     assert typical_diameter_mm([coarse]) == pytest.approx(0.014, rel=0.05)
 
 
-def test_a_small_image_is_filled_up_with_voxels_that_do_not_count() -> None:
-    shown = on_grid(annotated(two_balls((1, 1, 2)), (0.001, 0.001, 0.002)), 0.001, 32)
-    assert shown.known == (40, 24, 24)
+def test_a_small_image_is_filled_up_with_voxels_that_do_not_count(tiny_model: Model) -> None:
+    card = with_diameter(tiny_model, 0.012).card
+    shown = on_grid(annotated(two_balls((1, 1, 2)), (0.001, 0.001, 0.002)), card, 32)
+    assert shown.known == (40, 24, 23)
     assert shown.image.shape == shown.labels.shape == (40, 32, 32)
     assert shown.alike == (0, 1)
     assert shown.labels[:, 24:].max() == 0
