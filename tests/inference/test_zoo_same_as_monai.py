@@ -21,6 +21,7 @@ from medseg.models.loading import load_model
 from medseg.volume import Volume
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MONAI on its own arguments and on numpy
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # MONAI 1.6 on its own defaults
     pytest.mark.filterwarnings("ignore::UserWarning"),  # MONAI's LoadImage, Orientation, Invert; torch's
@@ -67,7 +68,7 @@ QUICK = ("spleen_ct_segmentation", "wholeBody_ct_segmentation", "prostate_mri_an
 OTHERS = [name for name in SMALL if name not in QUICK and name != "brats_mri_segmentation"]
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
 def test_small_networks(name: str, tmp_path: Path) -> None:
     bundle = write_zoo_bundle(tmp_path, name)
     require_same_labels(bundle, scans(tmp_path, name, 1, "LPI"))
@@ -86,7 +87,6 @@ def test_the_coarse_variant_of_a_recipe_by_its_own_switch(tmp_path: Path) -> Non
     require_same_labels(bundle, scans(tmp_path, name, 1, "SAL"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["spleen_ct_segmentation", "prostate_mri_anatomy", "pediatric_abdominal_ct_segmentation"]
 )
