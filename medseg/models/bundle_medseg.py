@@ -60,7 +60,11 @@ def detection_of(metadata: Mapping[str, Any]) -> Detection | None:
 
 
 def separation_of(metadata: Mapping[str, Any]) -> LearnedDistance | None:
-    """What the `medseg` block says of a learned depth, or None where the model learned none."""
+    """What the `medseg` block says of a learned depth, or None where the model learned none.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, another height, or something that is no number.
+    """
     stated = dict(mapping(mapping(metadata.get("medseg")).get("separation")))
     if not stated:
         return None
