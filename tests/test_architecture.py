@@ -269,7 +269,7 @@ def rude(tree: ast.Module) -> Iterator[str]:
 
 
 OWNS_ITS_PROCESS = {
-    "medseg/training/loop.py", "medseg/training/brain_mri.py",
+    "medseg/training/brain_mri.py",
     "medseg/training/optimise.py", "medseg/training/nuclei.py", "medseg/training/brain_lesions.py",
 }  # fmt: skip
 """A training run is a program of its own: it sets the seed of every random choice, and its log."""

@@ -19,7 +19,8 @@ import torch
 
 from medseg.training.brain_labels import HeadMap, head_labels, read_head_map
 from medseg.training.growth import grow
-from medseg.training.loop import HeadData, blend, build_network, train
+from medseg.training.loop import HeadData, build_network, train
+from medseg.training.optimise import blend
 from medseg.training.publish import write_brain_bundle
 from medseg.training.recipe import FULL_RESOLUTION, SCANNER_LIKE, STRIDED
 

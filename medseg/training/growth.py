@@ -8,7 +8,6 @@ that sees every voxel. The grown network starts from nearly the same answers.
 from __future__ import annotations
 
 import torch
-from monai.networks.nets.unet import UNet
 from torch import nn
 
 FULL_LEVEL = 16
@@ -19,7 +18,7 @@ INNER = "model.1.submodule."
 
 
 @torch.no_grad()
-def grow(small: UNet, grown: UNet) -> None:
+def grow(small: nn.Module, grown: nn.Module) -> None:
     """Carry the weights of a strided U-Net into one with a further level of stride 1 around it.
 
     The new stem hands the image on in its first feature. The old last layer is replaced by its
@@ -59,10 +58,3 @@ def grow(small: UNet, grown: UNet) -> None:
         new[layer + "N.running_mean"].zero_()
         new[layer + "N.running_var"].fill_(1.0)
     new[INNER + "2.adn.A.weight"].fill_(1.0)
-
-
-def freeze_statistics(network: nn.Module) -> None:
-    """Keep every BatchNorm at its running statistics while the rest trains."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.eval()

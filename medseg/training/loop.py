@@ -1,9 +1,7 @@
-"""The training loop of the bundled brain model, on one page and resumable."""
+"""What the bundled brain model learns: structures of synthetic heads."""
 
 from __future__ import annotations
 
-import csv
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +13,9 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from medseg.training.brain_labels import BRAIN_STRUCTURES, HeadLabels, HeadMap
-from medseg.training.growth import freeze_statistics
 from medseg.training.head_synthesis import SynthesisSettings, synthesise
 from medseg.training.loss import dice_and_cross_entropy
+from medseg.training.optimise import optimise
 from medseg.training.recipe import TrainingRecipe
 
 
@@ -90,17 +88,43 @@ def _forward(network: nn.Module, image: Tensor) -> Tensor:
     return logits
 
 
+class _HeadTask:
+    """Structures of synthetic heads, one head a step; see `medseg.training.optimise.Task`."""
+
+    def __init__(self, data: HeadData, recipe: TrainingRecipe) -> None:
+        self.data, self.recipe = data, recipe
+
+    def build(self) -> nn.Module:
+        """The network of the recipe."""
+        return build_network(self.recipe)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        """Loss on one synthetic head."""
+        rng = np.random.default_rng([self.recipe.seed, step])
+        head = self.data.training[int(rng.integers(len(self.data.training)))]
+        image, target = synthesise(head, self.data.labels, rng, self.recipe.synthesis_at(step))
+        return dice_and_cross_entropy(_forward(network, image), target[None])
+
+    def check(self, network: nn.Module) -> dict[str, float]:
+        """Mean Dice on synthetic images of the validation maps."""
+        hard = replace(self.recipe.synthesis, contrast_width=1.0, spoil=1.0)
+        any_contrast = validation_dice(network, self.data, hard, per_map=2, seed=1)
+        t1 = replace(self.recipe.synthesis, contrast_width=0.0, spoil=0.3)
+        t1_like = validation_dice(network, self.data, t1, per_map=1, seed=2)
+        return {
+            "dice_any_contrast": float(np.nanmean(any_contrast)),
+            "dice_t1_like": float(np.nanmean(t1_like)),
+        }
+
+
 def train(
     data: HeadData,
     recipe: TrainingRecipe,
     folder: Path,
     report: Callable[[str], None],
-    initial: UNet | None = None,
-) -> UNet:
-    """Train, or go on with, the network of a recipe.
-
-    Every `check_every` steps the state goes to `folder/checkpoint.pt` (written aside, then
-    moved) and a row to `folder/log.csv`. A second call with the same folder resumes.
+    initial: nn.Module | None = None,
+) -> nn.Module:
+    """Train, or go on with, the network of a recipe; see `medseg.training.optimise.optimise`.
 
     Args:
         data: label maps.
@@ -111,126 +135,5 @@ def train(
 
     Returns:
         The network with the averaged weights, in evaluation mode.
-
-    Raises:
-        FloatingPointError: the loss is no longer a number.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    network, average = build_network(recipe), build_network(recipe)
-    if initial is not None:
-        network.load_state_dict(initial.state_dict())
-    average.load_state_dict(network.state_dict())
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
-    checkpoint = folder / "checkpoint.pt"
-    start = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    losses: list[float] = []
-    began = time.monotonic()
-    for step in range(start, recipe.steps):
-        if recipe.is_frozen_at(step) and not recipe.is_frozen_at(step - 1):
-            _copy_statistics(average, network)
-        losses.append(_step(network, optimiser, data, recipe, step))
-        _move_average(average, network, min(recipe.averaging, (step + 1) / (step + 10)))
-        if (step + 1) % recipe.check_every == 0 or step + 1 == recipe.steps:
-            state = {
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-            }
-            torch.save(state, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
-            seconds = (time.monotonic() - began) / len(losses)
-            row = _check(average, data, recipe, step + 1, float(np.mean(losses)), seconds)
-            _append(folder / "log.csv", row)
-            report(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
-            losses, began = [], time.monotonic()
-    average.eval()
-    return average
-
-
-def _step(
-    network: nn.Module, optimiser: torch.optim.Optimizer, data: HeadData, recipe: TrainingRecipe, step: int
-) -> float:
-    """One synthetic head, one update; the step alone decides what is drawn, so a resume repeats it."""
-    rng = np.random.default_rng([recipe.seed, step])
-    head = data.training[int(rng.integers(len(data.training)))]
-    image, target = synthesise(head, data.labels, rng, recipe.synthesis_at(step))
-    network.train()
-    if recipe.is_frozen_at(step):
-        freeze_statistics(network)
-    for group in optimiser.param_groups:
-        group["lr"] = recipe.learning_rate_at(step)
-    optimiser.zero_grad(set_to_none=True)
-    loss = dice_and_cross_entropy(_forward(network, image), target[None])
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        raise FloatingPointError(f"step {step}: expected a finite loss, got {value}; lower the learning rate")
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimiser.step()
-    return value
-
-
-@torch.no_grad()
-def _copy_statistics(source: nn.Module, target: nn.Module) -> None:
-    """Take over the BatchNorm statistics of the averaged network, which follow many heads."""
-    own = target.state_dict()
-    for name, value in source.state_dict().items():
-        if "running_" in name:
-            own[name].copy_(value)
-
-
-@torch.no_grad()
-def blend(network: nn.Module, other: nn.Module, share: float) -> None:
-    """Move every weight towards another network's, in place.
-
-    Between two stages of one run this keeps the gains of both (Wortsman et al., WiSE-FT, CVPR 2022).
-
-    Args:
-        network: written into.
-        other: of the same layers.
-        share: 0 keeps `network`, 1 takes `other`.
-    """
-    _move_average(network, other, 1 - share)
-
-
-@torch.no_grad()
-def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(now, 1 - decay)
-        else:
-            mean.copy_(now)
-
-
-def _check(
-    network: nn.Module, data: HeadData, recipe: TrainingRecipe, step: int, loss: float, seconds: float
-) -> dict[str, float]:
-    hard = replace(recipe.synthesis, contrast_width=1.0, spoil=1.0)
-    any_contrast = validation_dice(network, data, hard, per_map=2, seed=1)
-    t1 = replace(recipe.synthesis, contrast_width=0.0, spoil=0.3)
-    t1_like = validation_dice(network, data, t1, per_map=1, seed=2)
-    return {
-        "step": step,
-        "loss": loss,
-        "seconds_per_step": seconds,
-        "learning_rate": recipe.learning_rate_at(step - 1),
-        "dice_any_contrast": float(np.nanmean(any_contrast)),
-        "dice_t1_like": float(np.nanmean(t1_like)),
-    }
-
-
-def _append(path: Path, row: dict[str, float]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    return optimise(_HeadTask(data, recipe), recipe, folder, report, initial)

@@ -12,10 +12,11 @@ import torch
 from monai.networks.nets.unet import UNet
 
 from medseg.training.brain_labels import BRAIN_STRUCTURES, HeadMap, head_labels, read_head_map
-from medseg.training.growth import FULL_LEVEL, freeze_statistics, grow
+from medseg.training.growth import FULL_LEVEL, grow
 from medseg.training.head_synthesis import SynthesisSettings, rescale_by_percentiles, synthesise
 from medseg.training.loop import HeadData, build_network, train, validation_dice
 from medseg.training.loss import dice_and_cross_entropy
+from medseg.training.optimise import freeze_statistics
 from medseg.training.recipe import TrainingRecipe
 
 LABELS = head_labels([0, 2, 3, 24, 41, 42, 502, 507])
