@@ -22,7 +22,7 @@ ANTI_ALIAS_FACTOR = 2.0
 """Going down by more than this, a volume is blurred first; up to it, linear weights suffice."""
 
 BAND_BYTES = 64_000_000
-"""Source voxels in float32 that are resampled together."""
+"""Voxels of the source or the target, whichever are more, that are resampled together."""
 
 _TRUNCATE = 4.0
 """Standard deviations at which a Gaussian ends."""
@@ -257,7 +257,8 @@ def _by_bands(
     result = np.empty(tuple(len(m.lower) for m in maps), dtype=np.float32)
     order = _cheapest_order(maps)
     reach = math.ceil(_TRUNCATE * sigmas[2]) + 1
-    planes = max(1, int(BAND_BYTES / (4 * array[:, :, 0].size) * len(along.lower) / along.size))
+    plane_voxels = max(array.size / len(along.lower), result[:, :, 0].size)
+    planes = max(1, int(BAND_BYTES / (4 * plane_voxels)))
     for first in range(0, len(along.lower), planes):
         band = slice(first, first + planes)
         start = max(0, int(along.lower[band][0]) - reach)

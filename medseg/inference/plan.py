@@ -16,6 +16,7 @@ from medseg.inference.memory import resident_bytes
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.windows import Triple, WindowGrid, place_windows
 from medseg.machine import physical_memory_bytes
+from medseg.models.intensity_steps import PercentileRange
 from medseg.preprocess.prepare import card_grid, straight_grid
 from medseg.preprocess.region import IndexBox, box_on_grid, whole
 from medseg.resample import BAND_BYTES
@@ -35,9 +36,6 @@ CONTEXT_FRACTION = 4
 
 FLOAT_BYTES = 4
 GIGABYTE = 1e9
-
-BANDS_AT_ONCE = 4
-"""A band of planes, smoothed, and its neighbours below and above while it is interpolated."""
 
 RUNTIME_BYTES = 60_000_000
 """Code and thread memory that torch loads with its first convolution; measured."""
@@ -235,9 +233,15 @@ def _memory(
         image=image,
         slab=(channels + 1) * plane * plan.windows.size[plan.axis],
         network=0,
-        flush=channels * plane * (flush_planes + carried) + 3 * CHUNK_BYTES,
+        flush=channels * plane * (flush_planes + carried) + _decision_bytes(plan, card, flush_planes),
         labels=(1 if _stays_as_it_is(plan, card) else 2) * plan.source.voxels * label_bytes,
     )
+
+
+def _decision_bytes(plan: InferencePlan, card: Card, flush_planes: int) -> int:
+    """Scores while they are decided: a few copies of a chunk of planes."""
+    scores = card.out_channels * _plane_voxels(plan) * flush_planes * FLOAT_BYTES
+    return 3 * min(CHUNK_BYTES, scores)
 
 
 def _stays_as_it_is(plan: InferencePlan, card: Card) -> bool:
@@ -252,5 +256,10 @@ def _preparation_bytes(plan: InferencePlan, card: Card) -> int:
     others = card.in_channels * grid if card.in_channels > 1 else 0
     if card.resampling.intensity_first:  # scaled and resized as a whole
         return 3 * max(source, grid) + 2 * grid + others
-    bands = BANDS_AT_ONCE * min(BAND_BYTES, source)
-    return source // FLOAT_BYTES + bands + 3 * grid + others  # a mask; image, scaled image, its order
+    turned = plan.source if card.orientation is None else plan.source.reorient(card.orientation)
+    shrinks = min(a / b for a, b in zip(plan.grid.shape, turned.shape, strict=True))
+    # A band and its smoothed copy, or the band and its neighbours below and above while it shrinks.
+    band = int(min(BAND_BYTES, max(source, grid)) * max(2.0, 1 + 2 * min(1.0, shrinks)))
+    steps = (step for channel in range(card.in_channels) for step in card.steps(channel))
+    copies = 3 if any(isinstance(step, PercentileRange) for step in steps) else 2
+    return max(source // FLOAT_BYTES, band + grid, copies * grid) + others

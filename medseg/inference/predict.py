@@ -176,7 +176,10 @@ def predict_planned(
         listener: progress and cancelling.
 
     Raises:
-        VolumeError, ModelError, DeviceMemoryError, CancelledError: as `predict`.
+        VolumeError: as `predict`, as all that follow.
+        ModelError: the network answers what it should not.
+        DeviceMemoryError: the device is full.
+        CancelledError: a stop was asked for.
     """
     listener = listener or Listener()
     wanted = wanted_labels(model.card, settings.classes)
