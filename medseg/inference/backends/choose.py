@@ -181,12 +181,14 @@ def _by_trial(
 def _trial(subject: Subject, threads: int, *, is_short: bool) -> Trial | None:
     """The trial of a module, made now where none is known and the run is long enough."""
     known = _TRIALS.setdefault(subject.module, {})
+    cache = NetworkCache(cache_folder())
+    if is_short and not known and not (subject.is_from_file and cache.folder.is_dir()):
+        return None
     state = (subject.window, threads, subject.weights_sha256)
     if state in known:
         return known[state]
-    cache = NetworkCache(cache_folder())
     key = ""
-    if subject.is_from_file and (not is_short or cache.folder.is_dir()):
+    if subject.is_from_file:
         key = fingerprint_of(
             {"network": subject.key("trial"), "processor": processor_name(), "threads": threads}
         )
