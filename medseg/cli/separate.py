@@ -33,6 +33,13 @@ class SeparationFlags(SeparationSettings):
         default="none",
         metadata={"help": "settings by name, instead of single ones", "choices": ("none", *PRESETS)},
     )
+    spacing_mm: tuple[float, float, float] | None = field(
+        default=None,
+        metadata={"help": "size of a voxel along z, y, x of a Zarr store that does not tell", "unit": "mm"},
+    )
+    channel: int = field(
+        default=0, metadata={"help": "channel of a Zarr store of several", "min": 0, "max": 65535}
+    )
 
     def chosen(self) -> SeparationSettings:
         """The settings that the flags ask for.
@@ -76,10 +83,17 @@ def separate(
         flags: how objects are told apart.
         export: files to write.
         json: print one JSON object on standard output.
+
+    Raises:
+        SettingsError: flags of a Zarr store with a file.
     """
     if is_store(labels):
-        _separate_store(labels, class_name, output, image, flags.chosen(), json=json)
+        _separate_store(labels, class_name, output, image, flags, json=json)
         return
+    if flags.spacing_mm is not None or flags.channel:
+        raise SettingsError(
+            "NOT_A_STORE", "expected a Zarr store with --spacing-mm or --channel, got a file; leave them out"
+        )
     from medseg.export.write import write_result
 
     settings = flags.chosen()
@@ -142,7 +156,7 @@ def _separate_store(
     class_names: tuple[str, ...],
     output: Path,
     image: Path | None,
-    settings: SeparationSettings,
+    flags: SeparationFlags,
     *,
     json: bool,
 ) -> None:
@@ -162,11 +176,11 @@ def _separate_store(
     require_writable(output.parent)
     with progress_bar() as report:
         done = separate_store(
-            open_store(path),
+            open_store(path, spacing_mm=flags.spacing_mm, channel=flags.channel),
             output,
             int(class_names[0]),
-            settings=settings,
-            image=None if image is None else open_store(image),
+            settings=flags.chosen(),
+            image=None if image is None else open_store(image, spacing_mm=flags.spacing_mm),
             watch=Watch(report),
         )
     tell_objects(done, json=json)

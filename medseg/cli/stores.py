@@ -35,6 +35,15 @@ def segment_to_store(
 def tell_objects(done: StoreSummary, *, json: bool) -> None:
     """How many objects a store holds, and where it is."""
     if json:
-        print_json({"output": str(done.path), "objects": len(done.voxels), "volume_mm3": done.volume_mm3})
+        print_json(
+            {
+                "output": str(done.path),
+                "objects": len(done.voxels),
+                "volume_mm3": done.volume_mm3,
+                "centroid_zyx_mm": done.centroid_mm,
+                "box_start_zyx": done.box_start,
+                "box_stop_zyx": done.box_stop,
+            }
+        )
     else:
         say(f"{len(done.voxels)} objects; written: {done.path}")

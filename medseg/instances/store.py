@@ -23,6 +23,7 @@ from medseg.instances.graph import take_labels
 from medseg.instances.grid import BlockGrid, Triple, triple
 from medseg.instances.heights import ArrayLike, HeightMap, read_block
 from medseg.instances.ome_zarr import Store, create_label_store
+from medseg.instances.places import ObjectPlaces
 from medseg.instances.plan import height_map, merge_rule
 from medseg.instances.settings import SeparationSettings
 
@@ -41,11 +42,17 @@ class StoreSummary:
         path: folder of the OME-Zarr label image.
         voxels: size of object 1, 2, …
         volume_mm3: the same in mm3.
+        centroid_mm: mean of the voxel centres along z, y, x, in the store's own coordinates.
+        box_start: first voxel along z, y, x.
+        box_stop: one past the last.
     """
 
     path: Path
     voxels: tuple[int, ...]
     volume_mm3: tuple[float, ...]
+    centroid_mm: tuple[tuple[float, float, float], ...] = ()
+    box_start: tuple[Triple, ...] = ()
+    box_stop: tuple[Triple, ...] = ()
 
 
 def separate_store(
@@ -156,17 +163,26 @@ def _finish(bench: FolderBench, template: Store, output: Path, rule: MergeRule, 
     dtype = np.dtype(label_type(objects))
     target = bench.folder / "objects.zarr"
     written = create_label_store(target, template, dtype, _chunk(grid.shape, grid.block))
+    places = ObjectPlaces(len(objects.voxels))
     for number, part in enumerate(grid.blocks):
         watch.step("write objects", number, len(grid.blocks))
         ids = np.empty(part.shape, dtype=dtype)
         take_labels(bench.basins(number), objects.id_of_basin[graph.basin_of[number]], ids)
         if ids.any():
             written[part.slices] = ids
+            places.add(ids, part.start)
     watch.step("write objects", len(grid.blocks), len(grid.blocks))
     target.replace(output)
     shutil.rmtree(bench.folder, ignore_errors=True)
     volumes = objects.voxels * math.prod(template.spacing_mm)
-    return StoreSummary(output, tuple(objects.voxels.tolist()), tuple(volumes.tolist()))
+    return StoreSummary(
+        output,
+        tuple(objects.voxels.tolist()),
+        tuple(volumes.tolist()),
+        places.centroids_mm(objects.voxels, template),
+        tuple(triple(row) for row in places.start.tolist()),
+        tuple(triple(row) for row in places.stop.tolist()),
+    )
 
 
 def _first_pass(source: HeightMap, arrays: list[_OneRead], bench: FolderBench, watch: Watch) -> None:

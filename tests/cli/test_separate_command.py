@@ -108,9 +108,32 @@ def test_a_store_becomes_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[s
     create_label_store(tmp_path / "in.zarr", source, plain.dtype, (8, 8, 8))[...] = array
     out = tmp_path / "out.zarr"
     data = answer(capsys, "separate", tmp_path / "in.zarr", "--class", 1, "-o", out)
-    assert data == {"output": str(out), "objects": 2, "volume_mm3": pytest.approx([27e-9, 18e-9])}
+    assert data["output"] == str(out)
+    assert data["objects"] == 2
+    assert data["volume_mm3"] == pytest.approx([27e-9, 18e-9])
+    assert data["box_start_zyx"] == [[2, 2, 1], [2, 2, 9]]
+    assert data["box_stop_zyx"] == [[5, 5, 4], [5, 5, 11]]
+    assert data["centroid_zyx_mm"] == [pytest.approx(c) for c in ([3e-3, 3e-3, 2e-3], [3e-3, 3e-3, 9.5e-3])]
     assert run(["separate", str(tmp_path / "in.zarr"), "--class", "lesion", "-o", str(tmp_path / "b")]) == 2
     assert "BAD_CLASSES" in capsys.readouterr().err
+
+
+def test_a_store_without_metadata_says_its_voxels_and_channel_by_flags(
+    two_balls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zarr = pytest.importorskip("zarr", reason="the extra `zarr` is not installed")
+    array = np.zeros((2, 6, 6, 6), np.uint8)
+    array[1, 1:3, 1:3, 1:3] = 1
+    zarr.create_array(str(tmp_path / "in.zarr"), data=array, chunks=array.shape)
+    flags = ["--class", "1", "-o", str(tmp_path / "out.zarr")]
+    assert run(["separate", str(tmp_path / "in.zarr"), *flags]) != 0  # no size of a voxel
+    capsys.readouterr()
+    sized = [*flags, "--spacing-mm", "3", "2", "1", "--channel", "1"]
+    data = answer(capsys, "separate", tmp_path / "in.zarr", *sized)
+    assert data["volume_mm3"] == [48.0]
+    assert data["centroid_zyx_mm"] == [[4.5, 3.0, 1.5]]
+    assert run(["separate", str(two_balls), *flags, "--channel", "1"]) == 2
+    assert "NOT_A_STORE" in capsys.readouterr().err
 
 
 def test_volumes_are_told_in_a_fitting_unit() -> None:
