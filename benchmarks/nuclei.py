@@ -1,7 +1,7 @@
 """The bundled model `nuclei` on data that it has not learned from: F1 at IoU 0.5, beside other ways.
 
     python benchmarks/nuclei.py --data ../shared/data
-    python benchmarks/nuclei.py --data ../shared/data --fine-tune 150
+    python benchmarks/nuclei.py --data ../shared/data --fine-tune 400
     python benchmarks/nuclei.py --data ../shared/data --stardist STARDIST_ENV --minutes 30
 
 `img3d` is StarDist's synthetic demo (51 objects), `1135` a crop of real confocal nuclei (GoNuclear, all 54

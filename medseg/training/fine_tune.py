@@ -29,7 +29,7 @@ from medseg.training.nuclei import (
 )
 from medseg.training.nuclei_publish import write_object_bundle
 from medseg.training.nuclei_recipe import NucleiRecipe
-from medseg.training.optimise import blend, optimise
+from medseg.training.optimise import optimise
 from medseg.training.settings import FineTuneSettings
 
 STAGE = "train"
@@ -113,9 +113,8 @@ def fine_tune(
 ) -> FineTuned:
     """Go on training a model of objects on annotated images, and write it as a bundle.
 
-    BatchNorm keeps its statistics: a few windows would give worse ones. The result lies between the old
-    weights and the new ones, which keeps what both know (Wortsman et al., WiSE-FT, CVPR 2022). Work in
-    progress lies in `FOLDER.partial`; the same call goes on from the last checkpoint.
+    BatchNorm keeps its statistics: a few windows would give worse ones. Work in progress lies in
+    `FOLDER.partial`; the same call goes on from the last checkpoint.
 
     Args:
         model: one whose card has a `separation`, such as `nuclei`.
@@ -142,7 +141,6 @@ def fine_tune(
     task = _AnnotatedTask(pairs, recipe, settings, cards, (progress, cancel))
     with _threads(settings.threads):
         network = optimise(task, recipe, partial / "run", _unheard, model.network)
-        blend(network, model.network, 1 - settings.share)
     progress(Progress(STAGE, recipe.steps, recipe.steps))
     objects = sum(len(np.unique(pair.labels.array[pair.labels.array > 0])) for pair in pairs)
     about = {

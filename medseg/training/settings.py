@@ -16,23 +16,15 @@ class FineTuneSettings:
     """
 
     steps: int = field(
-        default=150, metadata={"help": "steps of the optimiser, four windows each", "min": 1, "max": 100_000}
+        default=400, metadata={"help": "steps of the optimiser, four windows each", "min": 1, "max": 100_000}
     )
-    learning_rate: float = field(default=4e-4, metadata={"help": "at its highest", "min": 1e-6, "max": 0.1})
+    learning_rate: float = field(default=1.5e-3, metadata={"help": "at its highest", "min": 1e-6, "max": 0.1})
     synthetic_windows: int = field(
         default=1,
         metadata={
             "help": "of the four windows, how many are synthetic, so that little is forgotten",
             "min": 0,
             "max": 3,
-        },
-    )
-    share: float = field(
-        default=0.5,
-        metadata={
-            "help": "part of the new weights in the result; the rest stays with those it began with",
-            "min": 0.0,
-            "max": 1.0,
         },
     )
     seed: int = field(default=0, metadata={"help": "start of every random choice", "min": 0, "max": 2**31})
