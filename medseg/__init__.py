@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from medseg.models.joining import join_models
     from medseg.models.loading import Model, load_model
     from medseg.models.registry import ModelEntry, list_models
+    from medseg.object_store import segment_store
     from medseg.objects import objects_as_labels
     from medseg.pipeline import segment
     from medseg.progress import CancelToken, Progress
@@ -139,6 +140,7 @@ __all__ = [
     "resample_volume",
     "segment",
     "segment_batch",
+    "segment_store",
     "separate",
     "separate_store",
     "separation_preset",
@@ -224,6 +226,7 @@ _HOME = {
     "resample_volume": "medseg.resample",
     "segment": "medseg.pipeline",
     "segment_batch": "medseg.batch.segment_batch",
+    "segment_store": "medseg.object_store",
     "separate": "medseg.instances.separate",
     "separate_store": "medseg.instances.store",
     "separation_preset": "medseg.instances.settings",

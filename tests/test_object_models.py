@@ -15,7 +15,7 @@ from medseg.geometry import Geometry
 from medseg.instances.ome_zarr import open_store
 from medseg.models.loading import Model, load_model
 from medseg.object_store import segment_store
-from medseg.objects import estimate_diameter_mm, recipe_of, segment_objects
+from medseg.objects import recipe_of, segment_objects
 from medseg.training.nuclei_synthesis import NucleiSettings, synthesise_nuclei
 from medseg.volume import InstanceVolume, Volume
 
@@ -80,9 +80,9 @@ def test_only_the_size_in_voxels_matters() -> None:
 
 def test_the_size_is_estimated_where_nobody_says_it() -> None:
     volume, truth = scene()
-    diameter = estimate_diameter_mm(nuclei(), volume, medseg.InferenceSettings(threads=1))
-    assert diameter == pytest.approx(0.012, rel=0.25)
     result = medseg.segment(volume, nuclei(), medseg.InferenceSettings(threads=1))
+    spacing_mm = result.record.settings["InferencePlan"]["grid_spacing_mm"][0]
+    assert 12 * spacing_mm == pytest.approx(0.012, rel=0.25)
     assert any("estimate" in words for words in result.record.warnings)
     assert result.instances is not None
     assert f1(truth, result.instances.array) >= 0.8
