@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import VolumeError
+from medseg.errors import SettingsError, VolumeError
 from medseg.inference.predict import plan_case
 from medseg.inference.scores import predict_scores
 from medseg.inference.settings import InferenceSettings
@@ -23,6 +23,7 @@ from medseg.inference.stream import Listener
 from medseg.instances.settings import SeparationSettings
 from medseg.models.card import LearnedDistance
 from medseg.models.loading import Model
+from medseg.preprocess.prepare import check_volume
 from medseg.preprocess.region import whole
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.volume import InstanceVolume, LabelVolume, Volume
@@ -126,12 +127,18 @@ def segment_objects(
 
     Raises:
         VolumeError: the image is no scan; no diameter is stated and none can be estimated.
+        SettingsError: a map of uncertainty is asked for; each object has its score instead.
         GeometryError: a sheared grid.
         DeviceMemoryError: too little memory.
         CancelledError: a stop was asked for.
     """
     settings = settings or InferenceSettings()
     separation = separation or SeparationSettings()
+    if settings.uncertainty:
+        raise SettingsError(
+            "BAD_SETTING",
+            "expected no map of uncertainty for a model of objects, got uncertainty; leave it out",
+        )
     model, _ = sized_model(model, volume, settings, progress, cancel)
     found = _found(volume, model, settings, separation, (progress, cancel))
     numbers, label = range(1, len(found.voxels) + 1), model.card.output_ids[1]
@@ -238,51 +245,77 @@ def estimate_diameter_mm(
 
     Args:
         model: one whose card has a `separation`.
-        volume: an image; its middle is looked at.
+        volume: an image; its middle is looked at, and where that shows nothing, where it is brightest.
         settings: how the model runs; a region or crop is left out of account.
         progress: told after every grid.
         cancel: looked at before each.
 
     Raises:
-        VolumeError: `NO_OBJECT_SIZE`, on no grid are there objects enough.
+        VolumeError: `NO_OBJECT_SIZE`, on no grid are there objects enough; or the image is no scan.
     """
+    check_volume(volume)
     plain = InferenceSettings(device=settings.device, threads=settings.threads)
     finest = min(volume.geometry.spacing_mm)
     coarsest = max(volume.geometry.spacing_mm)
     count = 1 + round(math.log(LARGEST_DIAMETER_VOXELS / SMALLEST_DIAMETER_VOXELS) / math.log(DIAMETER_STEP))
     tries = [finest * SMALLEST_DIAMETER_VOXELS * DIAMETER_STEP**n for n in range(count)]
     tries = [d for d in tries if d >= 2 * coarsest] or tries[-1:]
-    votes: list[tuple[float, float]] = []
-    for number, diameter in enumerate(tries):
-        progress(Progress("estimate the objects' size", number, len(tries)))
-        if cancel is not None:
-            cancel.check()
-        votes.append(_vote(model, _middle(volume, LOOK_DIAMETERS * diameter), plain, diameter))
-    progress(Progress("estimate the objects' size", len(tries), len(tries)))
-    support, diameter = max(votes)
-    if support <= 0:
-        raise VolumeError(
-            "NO_OBJECT_SIZE",
-            "expected objects whose size can be estimated, found none; state --object-diameter-mm",
-        )
-    return diameter
+    middle = tuple(n // 2 for n in volume.geometry.shape)
+    for centre in (middle, _brightest(volume)):
+        votes = [(0.0, 0.0)]
+        for number, diameter in enumerate(tries):
+            progress(Progress("estimate the objects' size", number, len(tries)))
+            if cancel is not None:
+                cancel.check()
+            part = _part_about(volume, centre, LOOK_DIAMETERS * diameter)
+            votes.append(_vote(model, part, plain, diameter))
+        progress(Progress("estimate the objects' size", len(tries), len(tries)))
+        support, found = max(votes)
+        if support > 0:
+            return found
+    raise VolumeError(
+        "NO_OBJECT_SIZE",
+        "expected objects whose size can be estimated, found none; state --object-diameter-mm",
+    )
 
 
-def _middle(volume: Volume, length_mm: float) -> Volume:
-    """The middle of an image, at most `length_mm` along each axis."""
-    shape, spacing = volume.geometry.shape, volume.geometry.spacing_mm
-    sizes = [min(n, max(2, math.ceil(length_mm / s))) for n, s in zip(shape, spacing, strict=True)]
-    starts = [(n - size) // 2 for n, size in zip(shape, sizes, strict=True)]
-    stops = [start + size for start, size in zip(starts, sizes, strict=True)]
-    return volume.crop((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2]))
+def _brightest(volume: Volume) -> tuple[int, ...]:
+    """The voxel about which most light is, in a box of a quarter of the image's sides.
+
+    Brightness counts up to the 99th percentile, so that a streak does not decide.
+    """
+    from scipy.ndimage import uniform_filter
+
+    steps = [max(1, n // 64) for n in volume.geometry.shape]
+    rough = np.nan_to_num(volume.array[tuple(slice(None, None, step) for step in steps)].astype(np.float32))
+    low, high = np.percentile(rough, (50, 99))
+    light = uniform_filter(
+        np.clip(rough, low, high) - low, [max(1, n // 4) for n in rough.shape], mode="constant"
+    )
+    place = np.unravel_index(int(light.argmax()), light.shape)
+    return tuple(int(at) * step for at, step in zip(place, steps, strict=True))
+
+
+def _part_about(volume: Volume, centre: tuple[int, ...], length_mm: float) -> Volume:
+    """A part of an image about a voxel, at most `length_mm` along each axis."""
+    starts, stops = [], []
+    for n, width, at in zip(volume.geometry.shape, volume.geometry.spacing_mm, centre, strict=True):
+        size = min(n, max(2, math.ceil(length_mm / width)))
+        start = min(max(0, at - size // 2), n - size)
+        starts.append(start)
+        stops.append(start + size)
+    return volume.crop(starts, stops)
 
 
 def _vote(model: Model, part: Volume, settings: InferenceSettings, diameter_mm: float) -> tuple[float, float]:
     """How sure a model is on the grid for one diameter, and the diameter of what it then sees.
 
     Surest is where objects have the size that was learned: their depth comes nearest to 1. Means are
-    weighted by volume, since specks are many and say nothing.
+    weighted by volume, since specks are many and say nothing. An empty part says nothing either.
     """
+    values = part.array[np.isfinite(part.array)]
+    if not values.size or values.min() == values.max():
+        return 0.0, diameter_mm
     found = _found(part, with_diameter(model, diameter_mm), settings, SeparationSettings(), (silent, None))
     if len(found.voxels) < FEWEST_OBJECTS:
         return 0.0, diameter_mm

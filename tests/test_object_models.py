@@ -15,7 +15,7 @@ from medseg.geometry import Geometry
 from medseg.instances.ome_zarr import open_store
 from medseg.models.loading import Model, load_model
 from medseg.object_store import segment_store
-from medseg.objects import recipe_of, segment_objects
+from medseg.objects import recipe_of, segment_objects, sized_model
 from medseg.training.nuclei_synthesis import NucleiSettings, synthesise_nuclei
 from medseg.volume import InstanceVolume, Volume
 
@@ -86,6 +86,17 @@ def test_the_size_is_estimated_where_nobody_says_it() -> None:
     assert any("estimate" in words for words in result.record.warnings)
     assert result.instances is not None
     assert f1(truth, result.instances.array) >= 0.8
+
+
+def test_nuclei_in_a_corner_are_enough_for_an_estimate() -> None:
+    volume, _ = scene()
+    array = np.full((140, 140, 140), np.float32(0.1))
+    array[4:64, 80:136, 84:136] = volume.array
+    wide = Volume(array, Geometry.from_spacing(array.shape, (0.001, 0.001, 0.001)))
+    sized, notes = sized_model(nuclei(), wide, medseg.InferenceSettings(threads=1))
+    assert sized.card.separation is not None
+    assert sized.card.separation.diameter_mm == pytest.approx(0.012, rel=0.25)
+    assert len(notes) == 1
 
 
 def test_an_image_without_objects_has_no_size_to_estimate() -> None:
