@@ -86,20 +86,33 @@ def _filling_grid(source: Geometry, spacing_mm: tuple[float, float, float]) -> G
 def _anchored_grid(
     source: Geometry, spacing_mm: tuple[float, float, float], keep_ratio: tuple[float, float] | None
 ) -> Geometry:
-    """Voxels of a spacing from the source's first voxel on, as many as MONAI's `Spacing` makes.
+    """Voxels of a spacing where MONAI's `Spacing` puts them, as many as it makes.
 
-    See `monai.data.utils.compute_shape_offset`; like MONAI, a grid that differs from the source by less
-    than 0.001 mm in every number of its affine is the source.
+    See `monai.data.utils.zoom_affine` and `compute_shape_offset`. From the source's first voxel on, if the
+    axes of both grids agree within 1e-8 voxels, which those of an oblique scan do not once its file has
+    rounded them; else with half of the voxels (not of the way between the outer centres) on either side
+    of the same point. A grid that differs from the source by less than 0.001 mm in every number of its
+    affine is the source.
     """
     low, high = keep_ratio or (1.0, 1.0)
     new = [
         old if low * goal - 1e-3 <= old <= high * goal + 1e-3 and keep_ratio else goal
         for old, goal in zip(source.spacing_mm, spacing_mm, strict=True)
     ]
-    extent = (np.array(source.shape) - 1) * source.spacing_mm
-    shape = np.round(extent / new + 1.0).astype(int)  # half to even, as there
+    steps = source.affine[:3, :3]
+    upper = np.linalg.cholesky(steps.T @ steps).T
     affine = source.affine.copy()
-    affine[:3, :3] = source.directions * new
+    affine[:3, :3] = steps @ np.linalg.inv(upper) * new
+    outer = np.stack(np.meshgrid(*[(0.0, n - 1.0) for n in source.shape], indexing="ij")).reshape(3, -1)
+    corners = np.concatenate((outer, np.ones_like(outer[:1])))
+    places = (np.linalg.solve(affine, source.affine) @ corners)[:3]
+    shape = np.round(np.ptp(places, axis=1) + 1.0).astype(int)  # half to even, as there
+    lowest = (places.min(axis=1, keepdims=True) - places).min(axis=0)
+    agreed = np.flatnonzero(np.abs(lowest) <= 1e-8)
+    if agreed.size:
+        affine[:3, 3] = source.to_world(outer[:, agreed[0]])
+    else:
+        affine[:3, 3] = source.to_world(np.array(source.shape) / 2) - affine[:3, :3] @ (shape / 2)
     if tuple(shape) == source.shape and np.allclose(affine, source.affine, rtol=1e-5, atol=1e-3):
         return source
     return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
