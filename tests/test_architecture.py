@@ -227,7 +227,7 @@ def test_no_room_without_a_purpose() -> None:
 
 
 def test_test_files_have_names_of_their_own() -> None:
-    names = sorted(p.name for p in TESTS)
+    names = sorted(p.name for p in TESTS if p.name != "conftest.py")  # pytest wants that name in a folder
     assert len(names) == len(set(names)), [a for a, b in itertools.pairwise(names) if a == b]
     assert "__init__.py" not in names
 
