@@ -18,6 +18,7 @@ from medseg.training.bundle_files import (
 )
 from medseg.training.lesion_task import (
     DETECTOR_CHANNELS,
+    DETECTOR_NORM,
     DETECTOR_STRIDES,
     MASK_CHANNELS,
     MASK_STRIDES,
@@ -55,7 +56,7 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
     """
     shape, spacing = recipe.last_shape, recipe.lesions.head.spacing_mm
     inference = inference_config(
-        unet(len(MAPS), DETECTOR_CHANNELS, DETECTOR_STRIDES),
+        unet(len(MAPS), DETECTOR_CHANNELS, DETECTOR_STRIDES) | {"norm": list(DETECTOR_NORM)},
         shape,
         preprocessing(spacing, PERCENTILES, "RAS"),
         postprocessing({}, {"threshold": 0.0}),  # on logits

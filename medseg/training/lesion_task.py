@@ -22,6 +22,10 @@ DETECTOR_CHANNELS = (16, 32, 32, 64, 64, 128, 128, 256)
 """Features of the detector's levels: those of `brain-mri`, whose weights it starts from."""
 
 DETECTOR_STRIDES = (1, 2, 1, 2, 1, 2, 1)
+DETECTOR_NORM: tuple[str, dict[str, bool]] = ("instance", {"affine": True})
+"""Normalised by what a window shows: with one head a step, running statistics of a BatchNorm stay too far
+from those that are learned with, and nothing is found."""
+
 MASK_CHANNELS = (8, 16, 32, 64)
 MASK_STRIDES = (1, 2, 2)
 
@@ -33,10 +37,6 @@ class LesionRecipe:
     Attributes:
         steps: optimiser steps, one synthetic head each.
         learning_rate: of new layers at its highest, after warm-up.
-        frozen_fraction: part of the run after which BatchNorm keeps the running statistics of the averaged
-            network. Until then it takes those of the head at hand, without which little is learned; later
-            use has the running ones.
-        frozen_slowdown: factor on the learning rate from then on.
         warm_up_steps: steps of linear rise; afterwards it falls as (1 - done)^0.9.
         averaging: decay of the running mean of the weights, which is what is kept.
         contrast_width: least and greatest width of the heads' contrasts, drawn anew for every head.
@@ -52,8 +52,6 @@ class LesionRecipe:
 
     steps: int = 1750
     learning_rate: float = 2e-3
-    frozen_fraction: float = 0.52
-    frozen_slowdown: float = 0.4
     weight_decay: float = 1e-4
     warm_up_steps: int = 20
     averaging: float = 0.99
@@ -70,12 +68,11 @@ class LesionRecipe:
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         fall: float = (1 - step / self.steps) ** 0.9
-        slow = self.frozen_slowdown if self.is_frozen_at(step) else 1.0
-        return self.learning_rate * min(1.0, (step + 1) / self.warm_up_steps) * fall * slow
+        return self.learning_rate * min(1.0, (step + 1) / self.warm_up_steps) * fall
 
-    def is_frozen_at(self, step: int) -> bool:
-        """Whether BatchNorm keeps its statistics at a step."""
-        return step >= round(self.frozen_fraction * self.steps)
+    def is_frozen_at(self, _step: int) -> bool:
+        """Whether BatchNorm keeps its statistics at a step; there is none."""
+        return False
 
     def shape_at(self, step: int) -> tuple[int, int, int]:
         """Voxels of the window of a step."""
@@ -118,7 +115,7 @@ class LesionNetworks(nn.Module):
             channels=DETECTOR_CHANNELS,
             strides=DETECTOR_STRIDES,
             num_res_units=0,
-            norm="batch",
+            norm=DETECTOR_NORM,
         )
         self.masks = UNet(
             spatial_dims=3,
@@ -148,7 +145,7 @@ def start_from(networks: LesionNetworks, brain_weights: dict[str, Tensor]) -> No
     """Give the detector what `brain-mri` knows of heads; its last layer starts nearly silent."""
     own = networks.detector.state_dict()
     for name, value in brain_weights.items():
-        if own[name].shape == value.shape:
+        if name in own and own[name].shape == value.shape:
             own[name].copy_(value)
     own["model.2.conv.weight"].mul_(0.1)
     own["model.2.conv.bias"].zero_()
