@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
@@ -84,22 +85,11 @@ class Job(QObject):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        with _Boundary() as boundary:
+            boundary.ended = Ended(self._work(self._report, self._cancel))
+            self._cancel.check()
         try:
-            ended = Ended(self._work(self._report, self._cancel))
-            if self._cancel.cancelled:
-                ended = Ended(code="CANCELLED", message="stopped on request")
-        except CancelledError as error:
-            ended = Ended(code=error.code, message=str(error))
-        except MedsegError as error:
-            ended = Ended(code=error.code, message=str(error), details=traceback.format_exc())
-        except MemoryError:
-            message = "expected memory for this, got none left; close other programs or choose a smaller scan"
-            ended = Ended(code="OUT_OF_MEMORY", message=message, details=traceback.format_exc())
-        except Exception as error:  # noqa: BLE001  a thread's last stop: whatever it is must reach the user
-            message = f"expected this to work, got {type(error).__name__}; copy the details and report them"
-            ended = Ended(code="INTERNAL", message=message, details=traceback.format_exc())
-        try:
-            self.ended.emit(ended)
+            self.ended.emit(boundary.ended)
         except RuntimeError:  # the window was closed meanwhile, and Qt's half of this object is gone
             return
 
@@ -112,3 +102,33 @@ class Job(QObject):
             self.progressed.emit(progress)
         except RuntimeError:
             self._cancel.cancel()
+
+
+class _Boundary:
+    """A thread's last stop: whatever is raised within becomes a value that reaches the user."""
+
+    def __init__(self) -> None:
+        self.ended = Ended()
+
+    def __enter__(self) -> _Boundary:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            self.ended = _failure(error)
+        return True
+
+
+def _failure(error: BaseException) -> Ended:
+    details = "".join(traceback.format_exception(error))
+    if isinstance(error, CancelledError):
+        return Ended(code=error.code, message=str(error))
+    if isinstance(error, MedsegError):
+        return Ended(code=error.code, message=str(error), details=details)
+    if isinstance(error, MemoryError):
+        words = "expected memory for this, got none left; close other programs or choose a smaller scan"
+        return Ended(code="OUT_OF_MEMORY", message=words, details=details)
+    words = f"expected this to work, got {type(error).__name__}; copy the details and report them"
+    return Ended(code="INTERNAL", message=words, details=details)

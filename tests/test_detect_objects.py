@@ -150,7 +150,8 @@ def test_small_objects_and_those_of_low_score_are_left_out() -> None:
 
 def test_scores_reach_regions_and_the_table(tmp_path: Path) -> None:
     result = segment(balls(GRIDS["cubes"]), ball_model())
-    assert np.array_equal(result.labels.array > 0, result.instances.array > 0)  # type: ignore[union-attr]
+    assert result.instances is not None
+    assert np.array_equal(result.labels.array > 0, result.instances.array > 0)
     objects = [region for region in result.regions if region.kind == "object"]
     assert [r.name for r in objects] == ["lesion"] * 3
     assert all(r.score is not None and 0.5 < r.score <= 1 for r in objects)

@@ -39,7 +39,9 @@ def header_from(record: bytes, file: SourceFile) -> ImageHeader | None:
     """The header of a file from its record.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no record of this version.
+        ValueError: it is no record of this version.
+        TypeError: likewise.
+        KeyError: likewise.
     """
     row = json.loads(record)
     if row is None:

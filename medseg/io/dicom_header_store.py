@@ -86,7 +86,7 @@ class HeaderStore:
         path: of the SQLite file; made, with its folder, if missing, and readable by its owner alone.
 
     Raises:
-        OSError, sqlite3.Error: it cannot be used.
+        OSError: it cannot be used; and SQLite's own errors.
     """
 
     def __init__(self, path: Path) -> None:

@@ -179,7 +179,11 @@ class BundleConfig:
         return plain(value) if isinstance(value, PythonCode) else value
 
     def raw(self, key: str) -> Any:
-        """As `value`, but code itself is given as `PythonCode`."""
+        """As `value`, but code itself is given as `PythonCode`.
+
+        Raises:
+            ModelError: `BUNDLE_INCOMPLETE` and `BAD_BUNDLE`, as `value`.
+        """
         if key not in self.root:
             raise ModelError("BUNDLE_INCOMPLETE", f"expected {key!r} in the recipe, got none; add it")
         return self._resolve(self.root[key], key, 0, itertools.count())

@@ -60,8 +60,8 @@ def evaluate(expression: str, resolve: Resolve, load: Callable[[str], Any] | Non
         Numbers, words, truths, None, and lists, tuples, sets and tables of them.
 
     Raises:
-        Unreadable: anything else than what the module's first lines say.
-        ModelError: whatever `resolve` raises.
+        ModelError: `Unreadable`, anything else than what the module's first lines say; and whatever
+            `resolve` raises.
     """
     tree, references = _parsed(expression)
     return _Reader(references, resolve, load).read(tree.body)
@@ -282,7 +282,7 @@ def _size(value: Any) -> int:
     """Items in a value and in what it holds, whether they stand there once or are shared.
 
     Raises:
-        Unreadable: they are too many, or one of them is too large.
+        ModelError: `Unreadable`, they are too many, or one of them is too large.
     """
     count, open_parts = 0, [value]
     while open_parts:
@@ -316,7 +316,7 @@ def claim_order(expression: str) -> tuple[tuple[int, int], ...]:
         `(channel, label id)` in the order in which they claim voxels, the last one winning.
 
     Raises:
-        Unreadable: any other function.
+        ModelError: `Unreadable`, any other function.
     """
     tree, references = _parsed(expression)
     node = tree.body

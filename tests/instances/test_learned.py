@@ -1,4 +1,4 @@
-"""Objects from a network's depth and foreground: perfect answers decode perfectly, in any blocks, on any grid."""
+"""Objects from a network's depth and foreground: perfect answers decode perfectly, in any blocks and grid."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_doubtful_objects_are_dropped_by_their_depth() -> None:
     weak = height.fields.copy()
     weak[0][labels == labels[labels > 0].min()] *= 0.4
     rule = MergeRule(h=0.1, least_top=0.5)
-    before, kept = decode(height, rule, BlockGrid(height.shape, height.shape))
-    after, kept_now = decode(replace(height, fields=weak), rule, BlockGrid(height.shape, height.shape))
+    _, kept = decode(height, rule, BlockGrid(height.shape, height.shape))
+    _, kept_now = decode(replace(height, fields=weak), rule, BlockGrid(height.shape, height.shape))
     assert kept.tops.min() >= 0.5
     assert len(kept_now.voxels) == len(kept.voxels) - 1
 

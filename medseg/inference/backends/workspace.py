@@ -25,7 +25,9 @@ def answer_bytes(
         choice: what runs it.
 
     Raises:
-        RuntimeError, ValueError, TypeError: the module does not take such windows.
+        RuntimeError: the module does not take such windows.
+        ValueError: likewise.
+        TypeError: likewise.
     """
     del choice
     return activation_bytes(module, in_channels, window, reordered=device == "cpu")
