@@ -38,7 +38,8 @@ def glioma(model: medseg.Model, data: Path) -> medseg.Result:
     if instances is None:
         raise SystemExit("expected a model that detects objects, got another")
     true, found = truth.array > 0, instances.array > 0
-    dice = 2 * np.count_nonzero(true & found) / max(1, np.count_nonzero(true) + np.count_nonzero(found))
+    sizes = int(np.count_nonzero(true)) + int(np.count_nonzero(found))
+    dice = 2 * int(np.count_nonzero(true & found)) / max(1, sizes)
     hits = [r.id for r in objects(result) if (instances.array[true] == r.id).any()]
     false = [r for r in objects(result) if r.id not in hits]
     print(f"glioma: Dice {dice:.3f} (goal 0.60), {seconds:.0f} s")

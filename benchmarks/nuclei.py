@@ -191,7 +191,7 @@ def stardist(environment: Path, truths: list[Truth], minutes: float) -> list[Arr
             spacing = truth.diameter_mm / 12
             grids.append(truth.image.geometry.respace((spacing, spacing, spacing)))
             np.save(folder / f"{truth.name}.npy", resample_volume(truth.image, grids[-1]).array)
-        words = [environment / "bin/python", script, folder, str(minutes)]
+        words = [str(environment / "bin/python"), str(script), str(folder), str(minutes)]
         said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         print(next(line for line in reversed(said.splitlines()) if line.startswith("StarDist")))
         found = []

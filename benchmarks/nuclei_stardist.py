@@ -30,7 +30,8 @@ VOLUMES = 96
 
 def scaled(image: np.ndarray) -> np.ndarray:
     low, high = np.percentile(image, (1, 99.8))
-    return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    scaled_up: np.ndarray = np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    return scaled_up
 
 
 class Stop(tf.keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types

@@ -54,7 +54,7 @@ class Case:
 
 def _scan(shape: Sequence[int], rng: np.random.Generator, channel: int) -> npt.NDArray[np.float32]:
     noise = gaussian_filter(rng.standard_normal(shape), 2.0)
-    image = np.round(noise / noise.std() * 150 + 60).astype(np.float32)
+    image: npt.NDArray[np.float32] = np.round(noise / noise.std() * 150 + 60).astype(np.float32)
     image[: 3 + channel], image[:, -2:], image[:, :, :1] = 0, 0, 0
     image[12:18, 10:16, 8:12] = 0
     return image

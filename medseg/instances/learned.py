@@ -67,8 +67,8 @@ class LearnedHeight:
         lows = [m.lower[a:b] for m, a, b in zip(self.maps, block.start, block.stop, strict=True)]
         highs = [m.upper[a:b] for m, a, b in zip(self.maps, block.start, block.stop, strict=True)]
         starts = [int(low.min()) for low in lows]
-        part = tuple(slice(start, int(high.max()) + 1) for start, high in zip(starts, highs, strict=True))
-        values = np.asarray(self.fields[(channel, *part)], dtype=np.float32)
+        i, j, k = (slice(start, int(high.max()) + 1) for start, high in zip(starts, highs, strict=True))
+        values = np.asarray(self.fields[channel, i, j, k], dtype=np.float32)
         for axis in range(3):
             shape = [1, 1, 1]
             shape[axis] = -1

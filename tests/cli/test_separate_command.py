@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medseg.cli.main import run
-from medseg.cli.separate import volume_words
+from medseg.cli.screen import volume_words
 from medseg.geometry import Geometry
 from medseg.io.formats import read_labels, write_labels, write_volume
 from medseg.labels import LabelSet

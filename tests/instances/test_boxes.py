@@ -61,9 +61,11 @@ def test_boxes_are_the_same_in_any_blocks(seed: int, size: tuple[int, int, int])
         low = [max(0, c - 1) for c in corner]
         high = [min(n, e + 1) for n, e in zip(SHAPE, stop, strict=True)]
         block = maps[(slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))]
-        core = tuple(slice(c - a, e - a) for c, e, a in zip(corner, stop, low, strict=True))
+        i, j, k = (slice(c - a, e - a) for c, e, a in zip(corner, stop, low, strict=True))
         parts.append(
-            decode_boxes(block, spacing, 0.3, origin=(low[0], low[1], low[2]), core=core, grid_shape=SHAPE)
+            decode_boxes(
+                block, spacing, 0.3, origin=(low[0], low[1], low[2]), core=(i, j, k), grid_shape=SHAPE
+            )
         )
     assert same(gather(parts), whole)
     assert same(suppress(gather(parts), 0.3), suppress(whole, 0.3))

@@ -197,8 +197,11 @@ def test_datasets_that_do_not_fit(tmp_path: Path, told: Table, code: str) -> Non
 def test_the_stage_that_a_checkpoint_names_counts(tmp_path: Path) -> None:
     for name, word in (("3d_cascade_fullres", "cascade"), ("2d", "2D"), ("3d_lowres", "configurations")):
         model = write_nnunet(tmp_path / name)
-        arguments = {"configuration": name}
-        with_checkpoint(model, lambda content, own=arguments: content["init_args"].update(own))
+
+        def named(content: dict[str, Any], name: str = name) -> None:
+            content["init_args"]["configuration"] = name
+
+        with_checkpoint(model, named)
         assert word in str(refusal(model))
 
 

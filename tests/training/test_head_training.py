@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets.unet import UNet
+from sphere_heads import LABELS, sphere_head
 
-from medseg.training.brain_labels import BRAIN_STRUCTURES, HeadMap, head_labels, read_head_map
+from medseg.training.brain_labels import BRAIN_STRUCTURES, head_labels, read_head_map
 from medseg.training.growth import FULL_LEVEL, grow
 from medseg.training.head_synthesis import SynthesisSettings, rescale_by_percentiles, synthesise
 from medseg.training.loop import HeadData, build_network, train, validation_dice
@@ -19,23 +20,10 @@ from medseg.training.loss import dice_and_cross_entropy
 from medseg.training.optimise import freeze_statistics
 from medseg.training.recipe import TrainingRecipe
 
-LABELS = head_labels([0, 2, 3, 24, 41, 42, 502, 507])
 SMALL = SynthesisSettings(shape=(32, 32, 32), spacing_mm=4.0)
 SETTINGS_AT_REST = replace(
     SMALL, rotation_deg=0, scaling=0, shearing=0, elastic_mm=0, shift_mm=0, contrast_width=0, spoil=0
 )
-
-
-def sphere_head() -> HeadMap:
-    """Nested balls about the middle: white matter, cortex, fluid, skin; left and right differ."""
-    index = np.indices((64, 64, 64)) - 31.5
-    radius = np.sqrt((index**2).sum(0))
-    left = index[0] < 0
-    labels = np.zeros((64, 64, 64), np.int64)
-    for limit, on_left, on_right in ((30, 507, 507), (26, 24, 24), (22, 3, 42), (14, 2, 41)):
-        labels = np.where(radius < limit, np.where(left, on_left, on_right), labels)
-    dense = np.searchsorted(LABELS.source_ids, labels).astype(np.uint8)
-    return HeadMap(dense, np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 def channel_of(label: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -38,7 +39,8 @@ def two_balls(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> np.ndarr
     x, y, z = (a * s for a, s in zip(np.indices(shape), spacing, strict=True))
     one = (x - 12) ** 2 + (y - 12) ** 2 + (z - 12) ** 2 < 49
     two = (x - 26) ** 2 + (y - 12) ** 2 + (z - 12) ** 2 < 49
-    return one.astype(np.int32) + 2 * (two & ~one)
+    balls: npt.NDArray[np.int32] = one.astype(np.int32) + 2 * (two & ~one)
+    return balls
 
 
 def annotated(array: np.ndarray, spacing_mm: tuple[float, float, float]) -> Pair:
@@ -120,8 +122,12 @@ def test_voxels_of_unknown_truth_do_not_count() -> None:
 # --------------------------------------------------------------------------------- run
 
 
+def quietly(_line: str) -> None:
+    """Report to nobody."""
+
+
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path) -> None:
-    whole = optimise(NucleiTask(TINY), TINY, tmp_path / "whole", str)
+    whole = optimise(NucleiTask(TINY), TINY, tmp_path / "whole", quietly)
 
     class Stopped(NucleiTask):
         def loss(self, network: torch.nn.Module, step: int) -> torch.Tensor:
@@ -130,8 +136,8 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path) -> No
             return super().loss(network, step)
 
     with pytest.raises(KeyboardInterrupt):
-        optimise(Stopped(TINY), TINY, tmp_path / "parts", str)
-    parts = optimise(NucleiTask(TINY), TINY, tmp_path / "parts", str)
+        optimise(Stopped(TINY), TINY, tmp_path / "parts", quietly)
+    parts = optimise(NucleiTask(TINY), TINY, tmp_path / "parts", quietly)
     for one, other in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert len((tmp_path / "parts" / "log.csv").read_text().splitlines()) == 3

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_head_training import LABELS, sphere_head
+from sphere_heads import LABELS, sphere_head
 
 from medseg.instances.boxes import CENTRE, CHANNELS, OFFSET, SIZE, decode_boxes, suppress
 from medseg.models.loading import load_model
 from medseg.training.head_synthesis import SynthesisSettings
 from medseg.training.lesion_loss import detection_loss, detection_targets, mask_loss
 from medseg.training.lesion_publish import write_lesion_bundle
-from medseg.training.lesion_synthesis import LesionSettings, synthesise_lesions
+from medseg.training.lesion_synthesis import LesionSample, LesionSettings, synthesise_lesions
 from medseg.training.lesion_task import LesionNetworks, LesionRecipe, LesionTask
 from medseg.training.loop import HeadData
 
@@ -25,7 +25,7 @@ SMALL = LesionSettings(
 )
 
 
-def samples(settings: LesionSettings, count: int) -> list:
+def samples(settings: LesionSettings, count: int) -> list[LesionSample]:
     head = sphere_head()
     return [synthesise_lesions(head, LABELS, np.random.default_rng([3, n]), settings) for n in range(count)]
 
@@ -45,7 +45,7 @@ def test_boxes_are_those_of_the_objects_and_numbers_have_no_gaps() -> None:
         assert sample.image.shape == sample.objects.shape == (32, 32, 32)
         assert float(sample.image.min()) >= 0
         assert float(sample.image.max()) <= 1
-        assert set(sample.objects.unique().tolist()) - {0} == set(range(1, len(sample.boxes) + 1))
+        assert set(sample.objects.flatten().tolist()) - {0} == set(range(1, len(sample.boxes) + 1))
         for number, box in enumerate(sample.boxes, start=1):
             where = torch.nonzero(sample.objects == number).numpy()
             assert np.array_equal(where.min(0), box[:3])
@@ -111,7 +111,7 @@ def test_a_step_learns_and_a_bundle_carries_both_networks(tmp_path: Path) -> Non
     task = LesionTask(HeadData(LABELS, [sphere_head()], [sphere_head()]), recipe)
     networks = task.build()
     loss = task.loss(networks, 1)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in networks.parameters())
     assert any(p.grad is not None and bool(p.grad.abs().max() > 0) for p in networks.detector.parameters())
     figures = task.check(networks.eval())
