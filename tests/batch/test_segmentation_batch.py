@@ -27,6 +27,9 @@ from medseg.progress import silent
 from medseg.volume import Volume
 
 pytestmark = pytest.mark.timeout(900)  # two workers load torch first, slow on a busy machine
+WARN = medseg.InferenceSettings(sanity="warn")
+"""The tiny model says MR; some of the inputs are CT."""
+
 CANARIES = ("Canary", "CANARY", "canary", "19010203", "DOE", uid(1), uid(2))
 """Values of the inputs' headers and parts of their names."""
 NOISE = np.random.default_rng(3).integers(0, 900, (20, 24), np.int16).tobytes()
@@ -58,7 +61,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 def medseg_batch(inputs: Path, model: Path, output: Path, *more: str) -> Any:
     return command_line.medseg(
-        "batch", inputs, "-m", model, "-o", output, "--workers", 2, "--threads", 1, *more
+        "batch", inputs, "-m", model, "-o", output, "--workers", 2, "--threads", 1, "--sanity", "warn", *more
     )
 
 
@@ -114,7 +117,7 @@ def test_a_second_run_is_quick_and_its_object_complete(night: tuple[Path, Path, 
     inputs, output, model = night
     again = medseg_batch(inputs, model, output, "--json")
     data = json.loads(again.stdout)
-    assert (data["done"], data["failed"], data["skipped"]) == (3, 2, 0)
+    assert (data["done"], data["failed"], data["skipped"]) == (5, 2, 0)
     assert {row["state"] for row in data["cases"]} == {"done", "failed"}
     assert "error" not in again.stderr
 
@@ -122,8 +125,8 @@ def test_a_second_run_is_quick_and_its_object_complete(night: tuple[Path, Path, 
 def test_from_python_it_goes_on_where_the_shell_left_off(night: tuple[Path, Path, Path]) -> None:
     inputs, output, model = night
     events: list[medseg.CaseEvent] = []
-    report = medseg.segment_batch([inputs], medseg.BatchRecipe(model), output, watch=events.append)
-    assert [report.count(state) for state in ("done", "failed", "skipped")] == [3, 2, 0]
+    report = medseg.segment_batch([inputs], medseg.BatchRecipe(model, WARN), output, watch=events.append)
+    assert [report.count(state) for state in ("done", "failed", "skipped")] == [5, 2, 0]
     assert {(event.seconds, event.state) for event in events} == {(0.0, "done"), (0.0, "failed")}
 
 
@@ -142,7 +145,7 @@ def test_a_plan_tells_which_input_has_which_name(
 def test_dicom_output_holds_the_patient_and_nothing_else_does(tmp_path: Path) -> None:
     source = make_source(tmp_path / "in", line(6), size=(20, 24), change={"PixelData": NOISE})
     model = write_tiny_bundle(tmp_path / "models" / "tiny")
-    task = segmentation_task(model, export=_exports("dicom-seg"))
+    task = segmentation_task(model, WARN, export=_exports("dicom-seg"))
     files = tuple(one.file.path for one in source.slices)
     (tmp_path / "part").mkdir()
     case = Case("case-1", (Source(tmp_path / "in", source.series_uid, files),))

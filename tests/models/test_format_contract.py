@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_checkpoints import write_auto3dseg, write_scripted
-from tiny_bundle import write_tiny_bundle
+from tiny_bundle import tiny_metadata, write_tiny_bundle
 from tiny_nnunet import write_nnunet
 
 from medseg.errors import ModelError, ModelNotFoundError
@@ -36,8 +36,22 @@ def _auto3dseg(folder: Path) -> Path:
     return write_auto3dseg(folder / "abdomen.pt")
 
 
+def _parts(folder: Path) -> Path:
+    """Two bundles of other classes, joined."""
+    formats = tiny_metadata()["network_data_format"]
+    names = {"0": "background", "1": "heart", "2": "left lung", "3": "right lung"}
+    other = formats | {"outputs": {"pred": formats["outputs"]["pred"] | {"channel_def": names}}}
+    write_tiny_bundle(folder / "both" / "blobs", seed=1)
+    write_tiny_bundle(
+        folder / "both" / "chest", metadata={"network_data_format": other, "medseg": {}}, seed=2
+    )
+    (folder / "both" / "parts.json").write_text(json.dumps({"parts": ["blobs", "chest"]}))
+    return folder / "both"
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "monai-bundle": _bundle,
+    "parts": _parts,
     "nnunet": write_nnunet,
     "torchscript": _scripted,
     "auto3dseg": _auto3dseg,

@@ -113,10 +113,11 @@ def test_a_trainer_of_someone_else_changes_nothing(tmp_path: Path, trainer: str)
 
 
 def test_which_folds_a_path_means(tmp_path: Path) -> None:
-    model = write_nnunet(tmp_path, folds=(0, 1, 3))
-    for path in (model, tmp_path, tmp_path.parent):
+    results = tmp_path / "results" / "dataset"
+    model = write_nnunet(results, folds=(0, 1, 3))
+    for path in (model, results, results.parent):
         assert is_nnunet(path)
-    assert len(load_model(tmp_path, device="cpu").members) == 2
+    assert len(load_model(results, device="cpu").members) == 2
     single = load_model(model / "fold_1", device="cpu")
     assert (single.members, single.card.network.weights_file) == ((), "fold_1/checkpoint_final.pth")
     (model / "fold_0").rename(model / "fold_all")
