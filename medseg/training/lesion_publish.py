@@ -67,7 +67,7 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
             "name": "brain-lesions",
             "version": LESION_BUNDLE_VERSION,
             "changelog": {LESION_BUNDLE_VERSION: "first version"},
-            "task": "Detection and segmentation of single lesions in head MRI of any contrast",
+            "task": "Detection and segmentation of single lesions in head MRI that differ in brightness from brain",
             "description": "Tumours and other focal lesions of the brain, each with box, mask and score, "
             "learned from synthetic images alone",
             "references": [
@@ -76,7 +76,7 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
             ],
         },
         modality="MR",
-        image="head MRI of any contrast",
+        image="head MRI",
         divisor=8,
         channels={str(n): name for n, name in enumerate(MAPS)},
         own={

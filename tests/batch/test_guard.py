@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from medseg.batch.guard import GuardedWorker
 from medseg.batch.work import Job, Limits, Outcome
 from medseg.errors import CancelledError, DeviceMemoryError, ModelError
 
-LIMITS = Limits(120.0, memory_bytes=300_000_000, warm_up_s=60.0)
+LIMITS = Limits(timeout_s=60.0, memory_bytes=300_000_000, warm_up_s=60.0)
 
 
 def job(folder: Path, text: str) -> Job:
@@ -160,7 +161,7 @@ def test_a_stop_ends_the_child_soon(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see children")
 def test_no_child_outlives_its_guard(tmp_path: Path) -> None:
     before = set(processes_of(os.getpid()))
-    worker = GuardedWorker(PoisonTask(), LIMITS)
+    worker = GuardedWorker(PoisonTask(), replace(LIMITS, timeout_s=3.0))
     worker.run(job(tmp_path, "hang"), never)
     worker.run(job(tmp_path, "good"), never)
     worker.close()
