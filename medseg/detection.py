@@ -21,7 +21,7 @@ from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Listener
 from medseg.instances.boxes import INSIDE, Boxes, decode_boxes, suppress
 from medseg.instances.crops import crop_frames, crop_inputs
-from medseg.instances.flatten import AxisScale, ObjectMask, flatten_masks, mask_on_grid
+from medseg.instances.flatten import AxisScale, ObjectMask, flatten_masks, mask_on_grid, merge_touching
 from medseg.models.card import Detection
 from medseg.models.loading import Model
 from medseg.preprocess.prepare import check_volume, prepare_channels, straight_grid, without_gaps
@@ -82,6 +82,8 @@ def detect_objects(
     masks = detect_masks(volume, model, settings, progress, cancel)
     least = recipe.min_volume_mm3 / source.voxel_volume_mm3 * (1 - 1e-9)
     ids, kept = flatten_masks(masks, _turned(source, model).shape, least)
+    if recipe.merge_touching:
+        ids, kept = merge_touching(ids, kept)
     codes = model.card.orientation
     if codes is not None:
         axes, flips = source.orientation_steps(codes)

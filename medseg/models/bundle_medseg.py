@@ -37,7 +37,8 @@ def detection_of(metadata: Mapping[str, Any]) -> Detection | None:
         return None
     masks = mapping(stated.get("masks"))
     file = masks.get("weights_file")
-    numbers = {key: value for key, value in stated.items() if key != "masks"}
+    numbers = {key: value for key, value in stated.items() if key not in ("masks", "merge_touching")}
+    merges = stated.get("merge_touching", False)
     known = {item.name for item in fields(Detection)} - {"masks"}
     if not isinstance(masks.get("_target_"), str) or not is_inside(file) or not set(numbers) <= known:
         raise ModelError(
@@ -50,13 +51,18 @@ def detection_of(metadata: Mapping[str, Any]) -> Detection | None:
         for key, value in numbers.items()
         if isinstance(value, bool) or not isinstance(value, (int, float))
     ]
+    if not isinstance(merges, bool):
+        raise ModelError(
+            "BAD_BUNDLE", f"expected true or false as merge_touching, got {merges!r}; repair metadata.json"
+        )
     if strange:
         raise ModelError(
             "BAD_BUNDLE", f"expected numbers in the detection block, got {strange[0]!r}; repair it"
         )
     arguments = {key: plain(value) for key, value in masks.items() if key not in ("_target_", "weights_file")}
     target = "monai.networks.nets." + network_name(masks["_target_"])
-    return Detection(NetworkRecipe(target, arguments, str(file)), **{k: float(v) for k, v in numbers.items()})
+    stated_numbers = {key: float(value) for key, value in numbers.items()}
+    return Detection(NetworkRecipe(target, arguments, str(file)), merge_touching=merges, **stated_numbers)
 
 
 def separation_of(metadata: Mapping[str, Any]) -> LearnedDistance | None:

@@ -151,6 +151,7 @@ class Detection:
         most_overlap: highest intersection over union of two boxes that both count.
         mask_threshold: voxels that score more belong to the object.
         min_volume_mm3: smaller objects are dropped.
+        merge_touching: whether objects of a class that touch are one.
 
     Raises:
         ModelError: `BAD_CARD`.
@@ -161,6 +162,7 @@ class Detection:
     most_overlap: float = 0.3
     mask_threshold: float = 0.5
     min_volume_mm3: float = 0.0
+    merge_touching: bool = False
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "most_overlap", "mask_threshold"):

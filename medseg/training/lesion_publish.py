@@ -67,7 +67,7 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
             "name": "brain-lesions",
             "version": LESION_BUNDLE_VERSION,
             "changelog": {LESION_BUNDLE_VERSION: "first version"},
-            "task": "Detection and segmentation of single lesions in head MRI that differ in brightness from brain",
+            "task": "Detection and segmentation of single lesions in head MRI, brighter or darker than brain",
             "description": "Tumours and other focal lesions of the brain, each with box, mask and score, "
             "learned from synthetic images alone",
             "references": [
@@ -88,6 +88,7 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
                 "score_threshold": SCORE_THRESHOLD,
                 "most_overlap": MOST_OVERLAP,
                 "min_volume_mm3": LEAST_VOLUME_MM3,
+                "merge_touching": True,
             },
         },
     )

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.instances.flatten import AxisScale, ObjectMask, flatten_masks, mask_on_grid
+from medseg.instances.flatten import AxisScale, ObjectMask, flatten_masks, mask_on_grid, merge_touching
 
 SHAPE = (9, 8, 7)
 
@@ -77,3 +77,27 @@ def test_a_crop_beyond_the_grid_is_cut_and_one_outside_is_empty() -> None:
     assert mask.shape == (4, 6, 6)
     _, nothing = mask_on_grid(logits, (np.array([-9.0, 5, 5]), np.full(3, 3.0)), (unit, (8, 8, 8)), 0.0)
     assert nothing.size == 0
+
+
+def test_objects_of_a_class_that_touch_become_the_surest_of_them() -> None:
+    def cube(start: tuple[int, int, int], score: float, class_id: int = 1) -> ObjectMask:
+        return ObjectMask(start, np.ones((2, 2, 2), bool), score, class_id, np.zeros((2, 3)))
+
+    masks = [
+        cube((0, 0, 0), 0.4),
+        cube((2, 2, 2), 0.9),  # touches the first by a corner
+        cube((2, 0, 0), 0.8, class_id=2),  # touches both, of another class
+        cube((6, 5, 4), 0.7),
+    ]
+    ids, kept = merge_touching(*flatten_masks(masks, SHAPE))
+    assert [mask.score for mask in kept] == [0.9, 0.8, 0.7]
+    assert ids[0, 0, 0] == ids[3, 3, 3] == 1
+    assert ids[3, 1, 1] == 2
+    assert ids[7, 6, 5] == 3
+    assert np.count_nonzero(ids) == 4 * 8
+
+
+def test_no_objects_stay_none_when_merged() -> None:
+    ids, kept = merge_touching(*flatten_masks([], SHAPE))
+    assert not ids.any()
+    assert kept == ()
