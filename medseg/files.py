@@ -139,6 +139,21 @@ def _unwritable(error: OSError, part_removed: bool) -> WriteError:
     )
 
 
+def leads_out(name: str) -> bool:
+    """Whether the name of a member of an archive could lead out of the folder that it is unpacked into.
+
+    Names of Windows count on every system: drives, backslashes, roots.
+    """
+    windows = PureWindowsPath(name)
+    return (
+        PurePosixPath(name).is_absolute()
+        or bool(windows.drive or windows.root)
+        or ".." in windows.parts
+        or "\\" in name
+        or "\0" in name
+    )
+
+
 def lock_now(descriptor: int) -> None:
     """Lock an open file for this process alone; the system lets go when the process ends, however it ends.
 

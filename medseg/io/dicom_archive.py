@@ -12,11 +12,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from medseg.errors import ReadError
+from medseg.files import leads_out
 from medseg.io.dicom_source import SourceFile
 
 MAX_MEMBERS = 16_384
@@ -61,17 +62,7 @@ def zip_members(path: Path) -> tuple[SourceFile, ...]:
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
-    name = member.orig_filename
-    windows = PureWindowsPath(name)
-    outside = (
-        PurePosixPath(name).is_absolute()
-        or bool(windows.drive or windows.root)
-        or ".." in windows.parts
-        or "\\" in name
-        or "\0" in name
-        or stat.S_ISLNK(member.external_attr >> 16)
-    )
-    if outside:
+    if leads_out(member.orig_filename) or stat.S_ISLNK(member.external_attr >> 16):
         raise ReadError(
             "ARCHIVE_UNSAFE", "expected plain files inside the zip, got a link or a path that leads out of it"
         )

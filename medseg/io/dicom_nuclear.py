@@ -20,12 +20,7 @@ from medseg.io.dicom_planes import (
     ORIENTATION,
     POSITION,
     SPACING_BETWEEN,
-    THICKNESS,
-    orientation_of,
-    pixel_spacing_of,
-    position_of,
-    positive_hint,
-    rescale_of,
+    single_plane,
 )
 from medseg.io.dicom_records import Plane
 from medseg.io.dicom_values import decimal, integers, words
@@ -107,20 +102,4 @@ def _first_plane(elements: Elements, detector: int, rows: int, columns: int) -> 
         raise ReadError("NO_POSITION", "expected a detector that places its slices, got none of that number")
     own = items[detector - 1]
     place = own if own.values.get(POSITION) and own.values.get(ORIENTATION) else elements
-    row_direction, column_direction = orientation_of(place)
-    slope, intercept = rescale_of(elements)
-    return Plane(
-        frame=0,
-        tile=None,
-        rows=rows,
-        columns=columns,
-        position_mm=position_of(place),
-        row_direction=row_direction,
-        column_direction=column_direction,
-        pixel_spacing_mm=pixel_spacing_of(elements),
-        thickness_mm=positive_hint(elements, THICKNESS),
-        spacing_between_mm=positive_hint(elements, SPACING_BETWEEN),
-        slope=slope,
-        intercept=intercept,
-        keys={},
-    )
+    return single_plane(elements, rows, columns, place)

@@ -51,20 +51,27 @@ PLANE_TAGS = frozenset(
 )
 
 
-def single_plane(elements: Elements, rows: int, columns: int) -> Plane:
+def single_plane(elements: Elements, rows: int, columns: int, place: Elements | None = None) -> Plane:
     """The plane of an image with one frame.
+
+    Args:
+        elements: of the image.
+        rows: pixels along a column.
+        columns: pixels along a row.
+        place: the item that states position and orientation, where the image itself does not.
 
     Raises:
         ReadError: `NO_POSITION`, `BAD_POSITION`, `BAD_ORIENTATION`, `BAD_SPACING`, `BAD_RESCALE`.
     """
-    row_direction, column_direction = orientation_of(elements)
+    place = elements if place is None else place
+    row_direction, column_direction = orientation_of(place)
     slope, intercept = rescale_of(elements)
     return Plane(
         frame=0,
         tile=None,
         rows=rows,
         columns=columns,
-        position_mm=position_of(elements),
+        position_mm=position_of(place),
         row_direction=row_direction,
         column_direction=column_direction,
         pixel_spacing_mm=pixel_spacing_of(elements),

@@ -189,3 +189,31 @@ class UNetDecoder(nn.Module):
             image = stage(image)
         scores: Tensor = self.seg_layers[-1](image)
         return scores
+
+
+class EncoderDecoder(nn.Module):
+    """A U-Net of any encoder of `stages`.
+
+    Args:
+        encoder: image to features of every stage, the finest first.
+        decoder: these features to scores.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: UNetDecoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`(1, in_channels, i, j, k)` to scores `(1, classes, i, j, k)`."""
+        scores: Tensor = self.decoder(self.encoder(image))
+        return scores
+
+
+def skips_of(stages: nn.Sequential, image: Tensor) -> list[Tensor]:
+    """What each stage gives, the first one first; every stage takes what the one before gave."""
+    skips = []
+    for stage in stages:
+        image = stage(image)
+        skips.append(image)
+    return skips

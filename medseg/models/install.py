@@ -6,7 +6,6 @@ its licence, and a checksum of every file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import shutil
@@ -24,6 +23,7 @@ from medseg.models.download import Remote, download, file_checksum
 from medseg.models.formats import model_root
 from medseg.models.parts_folder import PARTS_FILE
 from medseg.models.unpack import unpack_zip
+from medseg.models.weights import file_sha256
 from medseg.progress import CancelToken, ProgressCallback, silent
 
 RECORD_FILE = "medseg-model.json"
@@ -288,12 +288,7 @@ def _join(folder: Path, name: str, roots: Sequence[str]) -> None:
 
 def _checksums(folder: Path) -> dict[str, str]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != RECORD_FILE)
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def _write_record(folder: Path, record: Installed) -> None:

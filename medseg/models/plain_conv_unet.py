@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from medseg.models.conv_blocks import ConvStack, LayerStyle, Stage, UNetDecoder
+from medseg.models.conv_blocks import ConvStack, EncoderDecoder, LayerStyle, Stage, UNetDecoder, skips_of
 
 
-class PlainConvUNet(nn.Module):
+class PlainConvUNet(EncoderDecoder):
     """The same network as `dynamic_network_architectures`' class of that name.
 
     Its keys are those of a checkpoint after `single_names`.
@@ -30,14 +30,9 @@ class PlainConvUNet(nn.Module):
         decoder_counts: Sequence[int],
         style: LayerStyle,
     ) -> None:
-        super().__init__()
-        self.encoder = PlainConvEncoder(in_channels, stages, style)
-        self.decoder = UNetDecoder(stages, decoder_counts, classes, style)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """`(1, in_channels, i, j, k)` to scores `(1, classes, i, j, k)`."""
-        scores: Tensor = self.decoder(self.encoder(image))
-        return scores
+        super().__init__(
+            PlainConvEncoder(in_channels, stages, style), UNetDecoder(stages, decoder_counts, classes, style)
+        )
 
 
 class PlainConvEncoder(nn.Module):
@@ -58,8 +53,4 @@ class PlainConvEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features of every stage, the finest first."""
-        skips = []
-        for stage in self.stages:
-            image = stage(image)
-            skips.append(image)
-        return skips
+        return skips_of(self.stages, image)

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from medseg.models.conv_blocks import ConvBlock, ConvStack, LayerStyle, Stage, UNetDecoder
+from medseg.models.conv_blocks import (
+    ConvBlock,
+    ConvStack,
+    EncoderDecoder,
+    LayerStyle,
+    Stage,
+    UNetDecoder,
+    skips_of,
+)
 
 
-class ResidualEncoderUNet(nn.Module):
+class ResidualEncoderUNet(EncoderDecoder):
     """The same network as `dynamic_network_architectures`' class of that name.
 
     Its keys are those of a checkpoint after `single_names`.
@@ -30,14 +38,9 @@ class ResidualEncoderUNet(nn.Module):
         decoder_counts: Sequence[int],
         style: LayerStyle,
     ) -> None:
-        super().__init__()
-        self.encoder = ResidualEncoder(in_channels, stages, style)
-        self.decoder = UNetDecoder(stages, decoder_counts, classes, style)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """`(1, in_channels, i, j, k)` to scores `(1, classes, i, j, k)`."""
-        scores: Tensor = self.decoder(self.encoder(image))
-        return scores
+        super().__init__(
+            ResidualEncoder(in_channels, stages, style), UNetDecoder(stages, decoder_counts, classes, style)
+        )
 
 
 class ResidualEncoder(nn.Module):
@@ -61,12 +64,7 @@ class ResidualEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features of every stage, the finest first."""
-        image = self.stem(image)
-        skips = []
-        for stage in self.stages:
-            image = stage(image)
-            skips.append(image)
-        return skips
+        return skips_of(self.stages, self.stem(image))
 
 
 class ResidualStack(nn.Module):

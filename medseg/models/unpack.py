@@ -5,10 +5,10 @@ from __future__ import annotations
 import stat
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from medseg.errors import ModelError, WriteError
-from medseg.files import FULL_DISK_ERRORS
+from medseg.files import FULL_DISK_ERRORS, leads_out
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 
 STAGE = "unpack"
@@ -78,7 +78,11 @@ def judged(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     if len(members) > MOST_MEMBERS or sum(member.file_size for member in files) > MOST_BYTES:
         raise _too_large()
     for member in files:
-        if not _is_inside(member.orig_filename) or stat.S_ISLNK(member.external_attr >> 16):
+        if (
+            not member.orig_filename
+            or leads_out(member.orig_filename)
+            or stat.S_ISLNK(member.external_attr >> 16)
+        ):
             raise ModelError(
                 "ARCHIVE_UNSAFE",
                 "expected plain files inside the zip, got a link or a path that leads out of it",
@@ -92,12 +96,6 @@ def judged(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     if len(names) < len(files):
         raise ModelError("ARCHIVE_UNSAFE", "expected every file once in the zip, got one twice")
     return files
-
-
-def _is_inside(name: str) -> bool:
-    windows = PureWindowsPath(name)
-    outside = PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts
-    return bool(name) and not outside and "\\" not in name and "\0" not in name
 
 
 def _too_large() -> ModelError:

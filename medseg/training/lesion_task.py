@@ -17,6 +17,7 @@ from medseg.training.brain_labels import HeadLabels, HeadMap
 from medseg.training.lesion_loss import detection_loss, detection_targets, mask_loss
 from medseg.training.lesion_synthesis import LesionSample, LesionSettings, synthesise_lesions
 from medseg.training.loop import HeadData
+from medseg.training.optimise import polynomial_rate
 
 DETECTOR_CHANNELS = (16, 32, 32, 64, 64, 128, 128, 256)
 """Features of the detector's levels: those of `brain-mri`, whose weights it starts from."""
@@ -67,8 +68,7 @@ class LesionRecipe:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        fall: float = (1 - step / self.steps) ** 0.9
-        return self.learning_rate * min(1.0, (step + 1) / self.warm_up_steps) * fall
+        return polynomial_rate(self.learning_rate, step, self.steps, self.warm_up_steps)
 
     def is_frozen_at(self, _step: int) -> bool:
         """Whether BatchNorm keeps its statistics at a step; there is none."""

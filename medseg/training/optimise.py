@@ -16,6 +16,20 @@ import torch
 from torch import Tensor, nn
 
 
+def polynomial_rate(rate: float, step: int, steps: int, warm_up_steps: int) -> float:
+    """A learning rate that rises linearly, then falls as (1 - done)^0.9 (Chen et al., DeepLab, 2018).
+
+    Args:
+        rate: at its highest.
+        step: counted from 0.
+        steps: of the run.
+        warm_up_steps: of the rise.
+    """
+    rise = min(1.0, (step + 1) / warm_up_steps)
+    fall: float = (1 - step / steps) ** 0.9
+    return rate * rise * fall
+
+
 class Schedule(Protocol):
     """How long, how fast, and what is kept."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from medseg.training.growth import FULL_LEVEL
 from medseg.training.head_synthesis import SynthesisSettings
+from medseg.training.optimise import polynomial_rate
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,8 @@ class TrainingRecipe:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        rise = min(1.0, (step + 1) / self.warm_up_steps)
-        fall: float = (1 - step / self.steps) ** 0.9
         slow = self.frozen_slowdown if self.is_frozen_at(step) else 1.0
-        return self.learning_rate * rise * fall * slow
+        return polynomial_rate(self.learning_rate, step, self.steps, self.warm_up_steps) * slow
 
     def is_frozen_at(self, step: int) -> bool:
         """Whether BatchNorm keeps its statistics at a step."""

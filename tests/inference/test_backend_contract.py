@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from medseg.errors import CancelledError, ModelError, SettingsError
 from medseg.geometry import Geometry
 from medseg.inference.backends import choose
-from medseg.inference.backends.cache import FOLDER_VARIABLE, NetworkCache, cache_folder
+from medseg.inference.backends.cache import NetworkCache, cache_folder
 from medseg.inference.backends.choose import BackendChoice, Trial, choose_backend, make_predictor
 from medseg.inference.backends.int8 import agreement, sample_windows
 from medseg.inference.backends.openvino_backend import Subject, openvino_predictor
 from medseg.inference.plan import plan_inference
 from medseg.inference.predict import predict
 from medseg.inference.settings import InferenceSettings
+from medseg.models.archived import CACHE_VARIABLE
 from medseg.models.card import SlidingWindow
 from medseg.models.loading import Model
 from medseg.progress import CancelToken, Progress
@@ -41,7 +42,7 @@ OPENVINO = BackendChoice("openvino", "f32")
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
 
 
 class Small(nn.Module):
@@ -304,7 +305,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(
 ) -> None:
     blocked = tmp_path / "a file"
     blocked.write_text("in the way")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(blocked))
+    monkeypatch.setenv(CACHE_VARIABLE, str(blocked))
     windows = torch.randn((1, 1, *WINDOW), generator=torch.Generator().manual_seed(2))
     assert answers(kept_model(), OPENVINO, windows).shape == (1, 4, *WINDOW)
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER_VARIABLE = "MEDSEG_CACHE"
-"""Environment variable that names another folder for what can be made again."""
+from medseg.models.archived import cache_folder as cache_root
+from medseg.models.weights import file_sha256
 
 MAX_BYTES = 4_000_000_000
 """Size beyond which the least recently used entries are removed."""
@@ -30,11 +30,7 @@ _NEW = ".new-"
 
 def cache_folder() -> Path:
     """Where converted networks lie; it need not exist."""
-    if stated := os.environ.get(FOLDER_VARIABLE):
-        return Path(stated).expanduser() / "networks"
-    import platformdirs
-
-    return Path(platformdirs.user_cache_path("medseg", appauthor=False)) / "networks"
+    return cache_root() / "networks"
 
 
 def fingerprint_of(parts: Mapping[str, object]) -> str:
@@ -73,7 +69,7 @@ class NetworkCache:
         place = self.folder / key
         try:
             content = json.loads((place / _ENTRY).read_bytes())
-            is_whole = all(_sha256(place / name) == value for name, value in content["files"].items())
+            is_whole = all(file_sha256(place / name) == value for name, value in content["files"].items())
             note = content["note"]
         except FileNotFoundError:
             if not place.is_dir():
@@ -106,7 +102,7 @@ class NetworkCache:
             return None
         try:
             write(new)
-            files = {path.name: _sha256(path) for path in sorted(new.iterdir())}
+            files = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
             (new / _ENTRY).write_text(json.dumps({"files": files, "note": dict(note)}), encoding="utf-8")
             self.drop(key)
             new.replace(self.folder / key)
@@ -142,8 +138,3 @@ def _size(folder: Path) -> int:
     with suppress(OSError):
         total = sum(path.stat().st_size for path in folder.iterdir())
     return total
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
