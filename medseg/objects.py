@@ -50,12 +50,6 @@ _DENSE_IDS = 2**24
 """Up to here a table of all ids is small; beyond, only those that occur are looked up."""
 
 
-def knows_size(model: Model, settings: InferenceSettings) -> bool:
-    """Whether the model's grid is known before it looks at an image."""
-    recipe = model.card.separation
-    return recipe is None or bool(settings.object_diameter_mm or recipe.diameter_mm)
-
-
 def sized_model(
     model: Model,
     volume: Volume,

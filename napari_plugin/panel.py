@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QApplication, QLabel, QMessageBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from medseg import Progress
 from napari_plugin.jobs import Ended, Job, Work
@@ -98,10 +98,6 @@ class Panel(QWidget):
         self.copy.setVisible(True)
         self.say(f"{ended.message} [{ended.code}]")
         show_error(f"medseg: {ended.message} [{ended.code}]")
-
-    def sure(self, question: str) -> bool:
-        """Ask before something is lost."""
-        return bool(QMessageBox.question(self, "medseg", question) == QMessageBox.StandardButton.Yes)
 
     def _progressed(self, progress: Progress) -> None:
         if self.job is None:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Image, Layer
 
-_PREVIEW_NAME = "first look"
-
 
 @dataclass(frozen=True)
 class Request:
@@ -176,8 +174,8 @@ class SegmentPanel(Panel):
         self.start(work, self.run_button, lambda result: self._finished(asked, result))
 
     def _finished(self, asked: Request, result: Result) -> None:
-        """Show the answer, or hold it where its scan has gone or changed meanwhile."""
-        if asked.layer not in self.viewer.layers or asked.layer.metadata is None:
+        """Show the answer, or hold it where its scan has gone meanwhile."""
+        if asked.layer not in self.viewer.layers:
             self.held = (asked, result)
             self.add_button.setVisible(True)
             self.say("The result is ready, but its scan was closed meanwhile.")
@@ -192,8 +190,6 @@ class SegmentPanel(Panel):
 
     def _show(self, asked: Request, result: Result) -> None:
         self.result = result
-        if _PREVIEW_NAME in self.viewer.layers:
-            self.viewer.layers.remove(_PREVIEW_NAME)
         self._add(result.labels, f"{asked.model} labels", asked.scan)
         if result.instances is not None:
             self._add(result.instances, f"{asked.model} objects", asked.scan)

@@ -10,9 +10,8 @@ from medseg.errors import DeviceMemoryError, ModelError
 from medseg.geometry import Geometry
 from medseg.inference.answer import Parts, mirrored_axes, model_parts
 from medseg.inference.backends.choose import PLAIN, BackendChoice, choose_backend
-from medseg.inference.backends.workspace import answer_bytes
 from medseg.inference.home import CHUNK_BYTES, label_type
-from medseg.inference.memory import resident_bytes
+from medseg.inference.memory import activation_bytes, resident_bytes
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.windows import Triple, WindowGrid, place_windows
 from medseg.machine import physical_memory_bytes
@@ -202,7 +201,7 @@ def _network_bytes(plan: InferencePlan, card: Card, parts: Parts, settings: Infe
     size = plan.windows.size
     try:
         most = max(
-            answer_bytes(module, card.in_channels, size, plan.device, plan.backend)
+            activation_bytes(module, card.in_channels, size, reordered=plan.device == "cpu")
             for module in parts.modules
         )
     except (RuntimeError, ValueError, TypeError) as error:
