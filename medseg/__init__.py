@@ -39,6 +39,14 @@ if TYPE_CHECKING:
     from medseg.inference.predict import predict
     from medseg.inference.settings import InferenceSettings
     from medseg.inference.slab_inferer import SlabInferer
+    from medseg.instances.edits import (
+        Edit,
+        delete_objects,
+        edited,
+        merge_objects,
+        split_object,
+        split_object_at,
+    )
     from medseg.instances.foreground import bright_foreground
     from medseg.instances.ome_zarr import open_store
     from medseg.instances.separate import separate
@@ -82,6 +90,7 @@ __all__ = [
     "DicomSource",
     "DicomVolume",
     "DownloadError",
+    "Edit",
     "ExportSettings",
     "Geometry",
     "GeometryError",
@@ -115,6 +124,8 @@ __all__ = [
     "WriteError",
     "__version__",
     "bright_foreground",
+    "delete_objects",
+    "edited",
     "evaluate_instances",
     "evaluate_labels",
     "join_models",
@@ -124,6 +135,7 @@ __all__ = [
     "load_model",
     "measure_regions",
     "measure_shapes",
+    "merge_objects",
     "mesh_of_mask",
     "objects_as_labels",
     "open_store",
@@ -144,6 +156,8 @@ __all__ = [
     "separate",
     "separate_store",
     "separation_preset",
+    "split_object",
+    "split_object_at",
     "write_dicom_report",
     "write_dicom_rtstruct",
     "write_dicom_seg",
@@ -155,6 +169,12 @@ __all__ = [
 ]
 
 _HOME = {
+    "split_object_at": "medseg.instances.edits",
+    "split_object": "medseg.instances.edits",
+    "merge_objects": "medseg.instances.edits",
+    "edited": "medseg.instances.edits",
+    "delete_objects": "medseg.instances.edits",
+    "Edit": "medseg.instances.edits",
     "objects_as_labels": "medseg.objects",
     "write_regions_csv": "medseg.export.tables",
     "Mesh": "medseg.export.meshes",

@@ -121,7 +121,7 @@ def _place_objects(
     from medseg.instances.plan import block_grid, height_map, merge_rule, smoothing_margin
 
     labels, class_id, taken = what
-    box = _bounding_box(labels.array == class_id)
+    box = bounding_box(labels.array == class_id)
     if box is None:
         return 0
     geometry = labels.geometry
@@ -135,8 +135,8 @@ def _place_objects(
     return len(kept.voxels)
 
 
-def _bounding_box(mask: npt.NDArray[np.bool_]) -> Block | None:
-    """Smallest block that holds a mask, None for an empty one."""
+def bounding_box(mask: npt.NDArray[np.bool_]) -> Block | None:
+    """Smallest block that holds a mask `(i, j, k)`; None for an empty one."""
     low, high = [], []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
