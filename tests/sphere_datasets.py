@@ -1,0 +1,41 @@
+"""Small datasets with a truth by formula: a bright ball and a brighter box in noise, on any grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from phantoms import Body, Box, Sphere, centre_mm, label_map
+
+from medseg.geometry import Geometry
+from medseg.io.formats import write_labels, write_volume
+from medseg.volume import LabelVolume, Volume
+
+CLASSES = {1: "ball", 2: "box"}
+BRIGHTNESS = np.array([0.0, 100.0, 200.0])
+GRID = Geometry.from_spacing((28, 26, 24), (1.0, 1.0, 1.0))
+
+
+def ball_and_box(number: int, grid: Geometry = GRID) -> tuple[Volume, LabelVolume]:
+    """Case `number`: places and sizes vary, brightness tells the classes apart."""
+    chance = np.random.default_rng(number)
+    x, y, z = centre_mm(grid)
+    a, b = chance.uniform(-1.5, 1.5, (2, 3))
+    bodies: dict[str, Body] = {
+        "ball": Sphere((x - 6 + a[0], y + a[1], z + a[2]), float(chance.uniform(4, 5.5))),
+        "box": Box((x + 6 + b[0], y + b[1], z + b[2]), (7.0, float(chance.uniform(7, 10)), 8.0)),
+    }
+    labels = label_map(grid, bodies)
+    noise = chance.normal(0, 8, grid.shape)
+    return Volume((BRIGHTNESS[labels.array] + noise).astype(np.float32), grid), labels
+
+
+def write_dataset(folder: Path, cases: int = 4, grid: Geometry = GRID) -> Path:
+    """`images/case_00.nii.gz` … with `labels/` of the same names."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for number in range(cases):
+        image, labels = ball_and_box(number, grid)
+        write_volume(image, folder / "images" / f"case_{number:02}.nii.gz")
+        write_labels(labels, folder / "labels" / f"case_{number:02}.nii.gz")
+    return folder
