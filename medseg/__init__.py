@@ -11,6 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg.annotate.grow import grow_region
+    from medseg.annotate.live_wire import LiveWire, fill_outline, live_wire, snap_to_edge
+    from medseg.annotate.proposal import Proposal, accept_proposal
+    from medseg.annotate.scribbles import grow_scribbles
+    from medseg.annotate.settings import GrowSettings, LiveWireSettings, ScribbleSettings
+    from medseg.annotate.slices import interpolate_slices
     from medseg.batch.run import BatchReport, CaseEvent
     from medseg.batch.segment_batch import BatchRecipe, segment_batch
     from medseg.batch.settings import BatchSettings
@@ -94,6 +100,7 @@ __all__ = [
     "ExportSettings",
     "Geometry",
     "GeometryError",
+    "GrowSettings",
     "InferencePlan",
     "InferenceSettings",
     "InstanceScore",
@@ -102,6 +109,8 @@ __all__ = [
     "LabelScore",
     "LabelSet",
     "LabelVolume",
+    "LiveWire",
+    "LiveWireSettings",
     "MedsegError",
     "Mesh",
     "Model",
@@ -109,11 +118,13 @@ __all__ = [
     "ModelError",
     "ModelNotFoundError",
     "Progress",
+    "Proposal",
     "ReadError",
     "ReadNotice",
     "Region",
     "Result",
     "RunRecord",
+    "ScribbleSettings",
     "SeparationSettings",
     "SeriesInfo",
     "SettingsError",
@@ -123,15 +134,21 @@ __all__ = [
     "VolumeError",
     "WriteError",
     "__version__",
+    "accept_proposal",
     "bright_foreground",
     "delete_objects",
     "edited",
     "evaluate_instances",
     "evaluate_labels",
+    "fill_outline",
+    "grow_region",
+    "grow_scribbles",
+    "interpolate_slices",
     "join_models",
     "labels_on_slices",
     "list_models",
     "list_series",
+    "live_wire",
     "load_model",
     "measure_regions",
     "measure_shapes",
@@ -156,6 +173,7 @@ __all__ = [
     "separate",
     "separate_store",
     "separation_preset",
+    "snap_to_edge",
     "split_object",
     "split_object_at",
     "write_dicom_report",
@@ -169,6 +187,18 @@ __all__ = [
 ]
 
 _HOME = {
+    "grow_region": "medseg.annotate.grow",
+    "LiveWire": "medseg.annotate.live_wire",
+    "fill_outline": "medseg.annotate.live_wire",
+    "live_wire": "medseg.annotate.live_wire",
+    "snap_to_edge": "medseg.annotate.live_wire",
+    "Proposal": "medseg.annotate.proposal",
+    "accept_proposal": "medseg.annotate.proposal",
+    "grow_scribbles": "medseg.annotate.scribbles",
+    "GrowSettings": "medseg.annotate.settings",
+    "LiveWireSettings": "medseg.annotate.settings",
+    "ScribbleSettings": "medseg.annotate.settings",
+    "interpolate_slices": "medseg.annotate.slices",
     "split_object_at": "medseg.instances.edits",
     "split_object": "medseg.instances.edits",
     "merge_objects": "medseg.instances.edits",

@@ -31,6 +31,7 @@ FLOORS = (
     ("inference",),
     ("instances",),
     ("measure",),
+    ("annotate",),
     ("result",),
     ("objects", "detection"),
     ("object_store", "pipeline"),
