@@ -95,18 +95,20 @@ def by_medseg(job: dict[str, Any], image: Array) -> dict[str, Any]:
 
     model = model_of(job)
     settings = InferenceSettings(device="cpu", **job.get("settings", {}))
-    if job.get("warm", True):  # conversion and its cache are not the sliding window's time
+    volume = Volume(image, Geometry.from_spacing(image.shape, job.get("source_mm", (1, 1, 1))))
+    if job.get("warm", True):  # conversion and trial are kept on disk: not the sliding window's time
+        plan_case([volume], model, settings)
         side = job["window"]
         small = Volume(image[:side, :side, :side].copy(), Geometry.from_spacing((side,) * 3))
         one = replace(model, card=replace(model.card, spacing_mm=None))
         predict_planned([small], one, settings, plan_case([small], one, settings))
-    volume = Volume(image, Geometry.from_spacing(image.shape, job.get("source_mm", (1, 1, 1))))
     base = resident()
     wall, cpu = time.perf_counter(), time.process_time()
     plan = plan_case([volume], model, settings)
     labels = predict_planned([volume], model, settings, plan).labels.array
     return measured(job, labels, (wall, cpu, base)) | {
         "windows": plan.windows.count,
+        "backend": plan.backend.words,
         "planned": plan.peak_bytes,
         "box": list(plan.box.shape),
     }
