@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from medseg.errors import VolumeError
@@ -135,3 +135,27 @@ class LabelSet:
         names = {i: f"label {i}" for i in missing}
         names |= {i: f"{name} (id {i})" for i, name in names.items() if name in taken}
         return LabelSet(self.labels + LabelSet.from_names(names).labels)
+
+    def with_parts(self, parents: Mapping[int, int]) -> LabelSet:
+        """This set plus labels called `liver 2`, `liver 3`, … for parts that were split off.
+
+        Args:
+            parents: new id -> id that it was a part of; ids that have a name keep it.
+        """
+        names = self.names
+        for new, old in parents.items():
+            stem, number = names.get(old, f"label {old}"), 2
+            while f"{stem} {number}" in names.values():
+                number += 1
+            names.setdefault(new, f"{stem} {number}")
+        added = {new: name for new, name in names.items() if new not in self.names}
+        return LabelSet(self.labels + LabelSet.from_names(added).labels)
+
+    def renamed(self, label_id: int, name: str) -> LabelSet:
+        """This set with another name for one label, which is added where it is missing.
+
+        Raises:
+            VolumeError: the name is empty or another label's.
+        """
+        known = self if label_id in self else LabelSet(self.labels + LabelSet.unnamed([label_id]).labels)
+        return LabelSet(tuple(replace(x, name=name.strip()) if x.id == label_id else x for x in known))

@@ -10,6 +10,7 @@ which refuses some and ignores others.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,9 @@ import numpy.typing as npt
 from medseg import Geometry, GeometryError, InstanceVolume, LabelSet, LabelVolume, Volume, VolumeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-    from napari.layers import Layer
+    from napari.layers import Labels, Layer
 
 Array = npt.NDArray[Any]
 LayerData = tuple[Array, dict[str, Any], str]
@@ -32,8 +33,12 @@ DISPLAY_CODES = "LPS"
 AXIS_LABELS = ("S", "P", "L")
 """Of the layer's axes, each by the direction in which it grows."""
 
-MOST_COLOURS = 512
-"""Labels beyond this many get napari's cycling colours: a table of colours would only be slow."""
+MOST_COLOURS = 2**16
+"""Ids from here on share one colour, but for named classes."""
+
+_PALETTE_STEP = 256
+
+CLEAR = (0.0, 0.0, 0.0, 0.0)
 
 _TOLERANCE_VOXELS = 1e-3
 
@@ -119,9 +124,7 @@ def labels_layer(labels: LabelVolume, name: str, scan: Volume | None = None, **m
     is_instances = isinstance(labels, InstanceVolume)
     classes = dict(labels.classes) if isinstance(labels, InstanceVolume) else {}
     origin = Origin(labels.geometry, scan, labels.labels, classes, is_instances)
-    words = _words(name, origin) | {"features": features_of(origin)}
-    if not is_instances and 0 < len(labels.labels) <= MOST_COLOURS:
-        words["colormap"] = colours_of(labels.labels)
+    words = _words(name, origin) | {"features": features_of(origin), "colormap": colours_of(origin)}
     return np.ascontiguousarray(_shown(labels.array, labels.geometry)), words | more, "labels"
 
 
@@ -137,13 +140,51 @@ def features_of(origin: Origin) -> dict[str, list[Any]]:
     return {"index": [0, *ids], "name": ["background", *shown]}
 
 
-def colours_of(labels: LabelSet) -> dict[int | None, tuple[float, ...]]:
-    """Red, green, blue, alpha, 0 to 1, of every label; the background and unknown ones are clear."""
-    clear = (0.0, 0.0, 0.0, 0.0)
-    colours: dict[int | None, tuple[float, ...]] = {None: clear, 0: clear}
-    for label in labels:
-        colours[label.id] = (*(part / 255 for part in label.colour), 1.0)
+def colours_of(origin: Origin, hidden: Collection[int] = ()) -> Any:
+    """The table of colours of a labels layer, as napari takes it.
+
+    Ids that are not named yet have a colour too, so that what is painted is seen.
+
+    Args:
+        origin: names, and the colours of classes; objects get steady ones by their id.
+        hidden: ids that are clear.
+    """
+    from napari.utils.colormaps import CyclicLabelColormap, direct_colormap
+
+    highest = max([0, *(origin.classes if origin.is_instances else origin.labels.ids), *hidden])
+    named: dict[int | None, Any] = {}
+    if not origin.is_instances:
+        named = {x.id: np.divide((*x.colour, 255), 255) for x in origin.labels}
+    if highest >= MOST_COLOURS:  # a table up to the highest id would be larger than graphics memory likes
+        named[None] = np.ones(4)
+        named.update(dict.fromkeys((0, *hidden), CLEAR))
+        return direct_colormap(named)
+    colours = _palette(-(-(highest + 1) // _PALETTE_STEP) * _PALETTE_STEP).copy()
+    for label_id, colour in named.items():
+        colours[label_id] = colour
+    colours[[0, *hidden]] = CLEAR
+    return CyclicLabelColormap(colors=colours, background_value=0)
+
+
+@lru_cache(maxsize=4)
+def _palette(count: int) -> npt.NDArray[np.float32]:
+    """Red, green, blue, alpha, 0 to 1, of the ids below `count`."""
+    colours = np.ones((count, 4), np.float32)
+    colours[1:, :3] = [np.divide(label.colour, 255) for label in LabelSet.unnamed(range(1, count))]
     return colours
+
+
+def dress(layer: Labels, hidden: Collection[int] = ()) -> None:
+    """Show names and colours of a labels layer as its origin has them now.
+
+    Args:
+        layer: one of ours; any other stays as it is.
+        hidden: ids that are not shown.
+    """
+    origin = origin_of(layer)
+    if origin is not None:
+        layer.features = features_of(origin)
+        layer.colormap = colours_of(origin, hidden)
 
 
 def origin_of(layer: Layer) -> Origin | None:
@@ -159,7 +200,7 @@ def volume_of(layer: Layer) -> Volume:
         GeometryError: `NO_GEOMETRY`, the layer does not say where it lies; `GEOMETRY_CHANGED`, it was
             moved or scaled in the viewer.
     """
-    origin = _checked_origin(layer)
+    origin = checked_origin(layer)
     array = _stored(np.asarray(layer.data), origin.geometry)
     if origin.scan is None:
         return Volume(array, origin.geometry)
@@ -173,7 +214,7 @@ def labels_of(layer: Layer) -> LabelVolume:
         GeometryError: as `volume_of`.
         VolumeError: the voxels are no labels.
     """
-    origin = _checked_origin(layer)
+    origin = checked_origin(layer)
     array = _stored(np.asarray(layer.data), origin.geometry)
     present = [int(i) for i in np.unique(array) if i != 0]
     if not origin.is_instances:
@@ -191,7 +232,7 @@ def adopt(layer: Layer, source: Layer) -> None:
     Raises:
         GeometryError: `GRID_MISMATCH`, the shapes differ; and as `volume_of` for the source.
     """
-    origin = _checked_origin(source)
+    origin = checked_origin(source)
     if tuple(layer.data.shape) != tuple(source.data.shape):
         raise GeometryError(
             "GRID_MISMATCH",
@@ -204,7 +245,12 @@ def adopt(layer: Layer, source: Layer) -> None:
     layer.metadata = {**layer.metadata, **words["metadata"]}
 
 
-def _checked_origin(layer: Layer) -> Origin:
+def checked_origin(layer: Layer) -> Origin:
+    """What we know of a layer that lies where its file says.
+
+    Raises:
+        GeometryError: `NO_GEOMETRY`, it was made in the viewer; `GEOMETRY_CHANGED`, it was moved.
+    """
     origin = origin_of(layer)
     if origin is None:
         raise GeometryError(

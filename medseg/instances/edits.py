@@ -17,7 +17,7 @@ from medseg.errors import VolumeError
 from medseg.instances.grid import Block
 from medseg.instances.separate import bounding_box, check_grid, separate
 from medseg.instances.settings import SeparationSettings
-from medseg.labels import Label, LabelSet, colour_of_id
+from medseg.labels import LabelSet
 from medseg.volume import InstanceVolume, LabelVolume
 
 Array = npt.NDArray[Any]
@@ -96,26 +96,7 @@ def edited(labels: LabelVolume, edit: Edit) -> LabelVolume:
     if isinstance(labels, InstanceVolume):
         classes = {new: labels.classes[old] for new, old in edit.parents.items() if old in labels.classes}
         return replace(labels, array=array, classes={**labels.classes, **classes})
-    return replace(labels, array=array, labels=with_parts(labels.labels, edit.parents))
-
-
-def with_parts(labels: LabelSet, parents: Mapping[int, int]) -> LabelSet:
-    """Names for classes that were split off: `liver 2`, `liver 3`, ...
-
-    Args:
-        labels: names so far.
-        parents: new id -> id that it was a part of.
-    """
-    names, more = labels.names, []
-    for new, old in parents.items():
-        if new in names:
-            continue
-        stem, number = names.get(old, f"label {old}"), 2
-        while f"{stem} {number}" in names.values():
-            number += 1
-        names[new] = f"{stem} {number}"
-        more.append(Label(new, names[new], colour_of_id(new)))
-    return LabelSet(labels.labels + tuple(more))
+    return replace(labels, array=array, labels=labels.labels.with_parts(edit.parents))
 
 
 def delete_objects(labels: LabelVolume, ids: Sequence[int]) -> Edit:
