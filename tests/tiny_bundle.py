@@ -119,7 +119,7 @@ def write_tiny_bundle(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         arguments = {k: v for k, v in recipe["network_def"].items() if not k.startswith("_")}
-        network, _ = build_network("UNet", arguments)
+        network, _ = build_network(recipe["network_def"]["_target_"], arguments)
         for parameter in network.parameters():
             parameter.data.normal_(0.0, 0.5)
     torch.save(network.state_dict(), folder / "models" / "model.pt")

@@ -53,18 +53,39 @@ def activation_bytes(
         if reordered and is_convolution:
             ledger.look(sum(_blocked_bytes(t) for t in (*inputs, *made) if isinstance(t, torch.Tensor)))
 
-    table: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in table.items()}
     image = torch.empty((1, in_channels, *window), device="meta")
     ledger.enter(image)
     handles = [module.register_forward_hook(count) for module in network.modules()]
     try:
-        with torch.inference_mode():
-            torch.func.functional_call(network, shapes, (image,))
+        run_on_shapes(network, image)
     finally:
         for handle in handles:
             handle.remove()
     return ledger.most
+
+
+def run_on_shapes(network: nn.Module, image: Tensor) -> None:
+    """Run a network on torch's `meta` device: no memory, no arithmetic.
+
+    Every module gives up its weights once, even where several names lead to it, as in MONAI's DynUNet:
+    `functional_call` would otherwise leave such a module without its own weights.
+
+    Args:
+        network: in evaluation mode; unchanged afterwards.
+        image: `(1, in_channels, i, j, k)` on that device.
+    """
+    import torch
+
+    shapes = {
+        f"{path}.{name}".lstrip("."): torch.empty_like(tensor, device="meta")
+        for path, module in network.named_modules()
+        for name, tensor in (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        )
+    }
+    with torch.inference_mode():
+        torch.func.functional_call(network, shapes, (image,), tie_weights=False)
 
 
 class _Ledger:

@@ -26,7 +26,7 @@ from medseg.models.intensity_steps import (
     SoftLimit,
     ZScore,
 )
-from medseg.models.networks import build_network, network_name, without_devices
+from medseg.models.networks import build_network, network_target, without_devices
 from medseg.models.weights import BuiltNetwork, load_into, read_checkpoint, read_weights
 
 CROP_MARGIN_VOXELS = 10
@@ -141,7 +141,7 @@ def _network(config: Mapping[str, Any], path: Path) -> NetworkRecipe:
     arguments = {key: value for key, value in definition.items() if not key.startswith("_")}
     if any(isinstance(value, str) and value.startswith(("$", "@")) for value in arguments.values()):
         raise ModelError("CODE_REFUSED", "expected plain arguments of the network, got code; write them out")
-    return NetworkRecipe("monai.networks.nets." + network_name(target), arguments, path.name)
+    return NetworkRecipe(network_target(target), arguments, path.name)
 
 
 def _crop(config: Mapping[str, Any]) -> ForegroundCrop | None:

@@ -25,7 +25,7 @@ from medseg.models.bundle_metadata import first_format, input_names, lower_outpu
 from medseg.models.bundle_outputs import Postprocessing, lower_inferer, lower_postprocessing
 from medseg.models.bundle_steps import Preprocessing, lower_preprocessing, unsupported
 from medseg.models.card import Card, NetworkRecipe
-from medseg.models.networks import build_network, network_name, without_devices
+from medseg.models.networks import build_network, network_target, without_devices
 from medseg.models.scripted import load_scripted
 from medseg.models.trusted import TrustedRecipe
 from medseg.models.weights import BuiltNetwork, load_into, read_arrays, read_weights
@@ -227,12 +227,12 @@ def _network(config: BundleConfig, folder: Path) -> NetworkRecipe:
     if not isinstance(definition, Mapping) or not isinstance(target, str):
         raise ModelError("BAD_BUNDLE", f"expected a _target_ in {key!r}, got {type(definition).__name__}")
     arguments = {name: value for name, value in definition.items() if not name.startswith("_")}
-    return NetworkRecipe("monai.networks.nets." + network_name(target), arguments, weights)
+    return NetworkRecipe(network_target(target), arguments, weights)
 
 
 def _is_known(target: Any) -> bool:
     try:
-        return bool(network_name(target)) if isinstance(target, str) else False
+        return bool(network_target(target)) if isinstance(target, str) else False
     except ModelError:
         return False
 

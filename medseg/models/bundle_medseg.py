@@ -23,7 +23,7 @@ from medseg.errors import ModelError
 from medseg.models.bundle_config import plain
 from medseg.models.bundle_metadata import mapping
 from medseg.models.card import Detection, LearnedDistance, NetworkRecipe
-from medseg.models.networks import network_name
+from medseg.models.networks import network_target
 
 
 def detection_of(metadata: Mapping[str, Any]) -> Detection | None:
@@ -60,7 +60,7 @@ def detection_of(metadata: Mapping[str, Any]) -> Detection | None:
             "BAD_BUNDLE", f"expected numbers in the detection block, got {strange[0]!r}; repair it"
         )
     arguments = {key: plain(value) for key, value in masks.items() if key not in ("_target_", "weights_file")}
-    target = "monai.networks.nets." + network_name(masks["_target_"])
+    target = network_target(masks["_target_"])
     stated_numbers = {key: float(value) for key, value in numbers.items()}
     return Detection(NetworkRecipe(target, arguments, str(file)), merge_touching=merges, **stated_numbers)
 

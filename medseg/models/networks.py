@@ -32,31 +32,38 @@ ALLOWED_NETWORKS = (
 )
 """Classes of `monai.networks.nets` that map an image to class scores of the same size."""
 
+OWN_NETWORKS = {"SegFormer3D": "medseg.models.segformer3d"}
+"""Classes of medseg that MONAI lacks, and where they are; of the same kind."""
+
 _OTHER_SPELLINGS = {"Unet": "UNet", "unet": "UNet", "AttentionUNet": "AttentionUnet", "DynUnet": "DynUNet"}
 
 _ALLOWED_PARTS = ("TopologyInstance",)
 """Classes that stand among a network's arguments."""
 
 
-def network_name(target: str) -> str:
-    """The allowed class that a recipe's `_target_` means.
+def network_target(target: str) -> str:
+    """The allowed class that a recipe's `_target_` means, as a dotted name.
 
     Args:
-        target: such as `"UNet"`, `"monai.networks.nets.UNet"`, `"monai.networks.nets.unet.UNet"`.
+        target: such as `"UNet"`, `"monai.networks.nets.UNet"`, `"monai.networks.nets.unet.UNet"`,
+            `"SegFormer3D"`.
 
     Raises:
         ModelError: `UNKNOWN_NETWORK`, the class is not on the list.
     """
     module, _, name = target.rpartition(".")
     name = _OTHER_SPELLINGS.get(name, name)
-    from_monai = module in ("", "monai.networks.nets") or module.startswith(_MONAI_NETS + ".")
+    if name in OWN_NETWORKS and module in ("", OWN_NETWORKS[name]):
+        return f"{OWN_NETWORKS[name]}.{name}"
+    from_monai = module in ("", _MONAI_NETS) or module.startswith(_MONAI_NETS + ".")
     if name not in ALLOWED_NETWORKS or not from_monai:
         raise ModelError(
             "UNKNOWN_NETWORK",
-            f"expected one of {', '.join(ALLOWED_NETWORKS)} of monai.networks.nets, got {target!r}; "
-            "medseg runs no other code, unless you trust its author and give --trust-code",
+            f"expected one of {', '.join((*ALLOWED_NETWORKS, *OWN_NETWORKS))} (of {_MONAI_NETS}, or "
+            f"medseg's own), got {target!r}; medseg runs no other code, unless you trust its author and "
+            "give --trust-code",
         )
-    return name
+    return f"{_MONAI_NETS}.{name}"
 
 
 def build_network(target: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
@@ -65,7 +72,7 @@ def build_network(target: str, arguments: Mapping[str, Any]) -> tuple[nn.Module,
     Arguments that its class no longer has are dropped.
 
     Args:
-        target: the class, as `network_name` reads it.
+        target: the class, as `network_target` reads it.
         arguments: keyword arguments, plain values.
 
     Returns:
@@ -75,8 +82,7 @@ def build_network(target: str, arguments: Mapping[str, Any]) -> tuple[nn.Module,
         ModelError: `UNKNOWN_NETWORK`, `BAD_NETWORK` where the arguments do not make one,
             `PACKAGE_MISSING` where MONAI needs another package for it.
     """
-    name = network_name(target)
-    return _made(name, arguments)
+    return _made(network_target(target), arguments)
 
 
 def without_devices(definition: Any) -> Any:
@@ -88,20 +94,18 @@ def without_devices(definition: Any) -> Any:
     return definition
 
 
-def _made(name: str, arguments: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
-    """An object of a class of MONAI's networks, and what was left out."""
+def _made(target: str, arguments: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """An object of a class on the lists, and what was left out."""
+    import importlib
     import inspect
     import io
     from contextlib import redirect_stdout
 
-    from monai.networks import nets
-
-    constructor = getattr(nets, name)
+    module, _, name = target.rpartition(".")
+    constructor = getattr(importlib.import_module(module), name)
     known = inspect.signature(constructor).parameters
     notes = [
-        f"{name} of the installed MONAI has no argument {key!r}: left out"
-        for key in arguments
-        if key not in known
+        f"{name} as installed here has no argument {key!r}: left out" for key in arguments if key not in known
     ]
     kept = {}
     for key, value in arguments.items():
@@ -133,7 +137,7 @@ def _argument(key: str, value: Any) -> tuple[Any, tuple[str, ...]]:
                 "medseg runs no other code",
             )
         parts = {name: part for name, part in value.items() if not name.startswith("_")}
-        return _made(target.removeprefix(_MONAI_NETS + "."), parts)
+        return _made(f"{_MONAI_NETS}.{target.removeprefix(_MONAI_NETS + '.')}", parts)
     if key == "arch_code":  # DiNTS: which paths and which operations were found
         import numpy as np
 

@@ -6,6 +6,8 @@ import math
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from medseg.inference.memory import run_on_shapes
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -47,14 +49,11 @@ def _counted(module: nn.Module, in_channels: int, window: tuple[int, int, int]) 
         side, channels = (inputs[0], weight.shape[0]) if spread else (output, weight.shape[0])
         total += 2.0 * weight.numel() * side.numel() / channels
 
-    table = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in table.items()}
     image = torch.empty((1, in_channels, *window), device="meta")
     try:
         handles = [one.register_forward_hook(count) for one in module.modules()]
         try:
-            with torch.inference_mode():
-                torch.func.functional_call(module, shapes, (image,))
+            run_on_shapes(module, image)
         finally:
             for handle in handles:
                 handle.remove()
