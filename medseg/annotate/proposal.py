@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,6 @@ from medseg.instances.edits import Edit
 from medseg.instances.grid import Block, Triple, triple
 from medseg.instances.separate import bounding_box
 
-KEEP = 0
-"""In a proposal: leave the voxel as it is."""
-
-ERASE = -1
-"""In a proposal: make the voxel background."""
-
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
@@ -27,9 +21,13 @@ class Proposal:
 
     Attributes:
         start: first voxel of the box.
-        ids: int32, three axes; a label, `KEEP` or `ERASE`.
+        ids: int32, three axes; a label, `KEEP` where the voxel stays as it is, or `ERASE` where it becomes
+            background.
         erasable: labels that `ERASE` may remove; every one where empty.
     """
+
+    KEEP: ClassVar[int] = 0
+    ERASE: ClassVar[int] = -1
 
     start: Triple
     ids: npt.NDArray[np.int32] = field(repr=False)
@@ -45,26 +43,23 @@ def accept_proposal(labels: npt.NDArray[Any], proposal: Proposal, locked: Iterab
         locked: labels of which no voxel may be lost or won.
 
     Returns:
-        The smallest box that changes; of one voxel that stays as it is where nothing changes.
+        The smallest box that changes, in a wider type where the map's own cannot hold the new labels; of one
+        voxel that stays as it is where nothing changes.
 
     Raises:
-        VolumeError: `OUTSIDE_IMAGE`, the box is no part of the map; `LABEL_TOO_LARGE` for its type.
+        VolumeError: `OUTSIDE_IMAGE`, the box is no part of the map.
     """
     box = Block(
         proposal.start, triple([a + n for a, n in zip(proposal.start, proposal.ids.shape, strict=True)])
     )
     if labels.ndim != 3 or any(b > n for b, n in zip(box.stop, labels.shape, strict=True)):
         raise VolumeError("OUTSIDE_IMAGE", "expected a part of the label map, got another; preview again")
-    if int(proposal.ids.max(initial=0)) > np.iinfo(labels.dtype).max:
-        raise VolumeError(
-            "LABEL_TOO_LARGE",
-            f"expected labels that {labels.dtype} holds, got {int(proposal.ids.max())}; choose a smaller one",
-        )
+    kind = np.promote_types(labels.dtype, np.min_scalar_type(int(proposal.ids.max(initial=0))))
     now = labels[box.slices]
-    wanted = np.where(proposal.ids == ERASE, 0, proposal.ids).astype(labels.dtype)
-    changes = (proposal.ids != KEEP) & (wanted != now)
+    wanted = np.where(proposal.ids == proposal.ERASE, 0, proposal.ids).astype(kind)
+    changes = (proposal.ids != proposal.KEEP) & (wanted != now)
     if proposal.erasable:
-        changes &= (proposal.ids != ERASE) | np.isin(now, list(proposal.erasable))
+        changes &= (proposal.ids != proposal.ERASE) | np.isin(now, list(proposal.erasable))
     shut = list(locked)
     if shut:
         changes &= ~np.isin(now, shut) & ~np.isin(wanted, shut)

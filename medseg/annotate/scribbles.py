@@ -17,7 +17,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from medseg.annotate.intensities import FloatImage, as_finite, edge_strength, smoothed
-from medseg.annotate.proposal import ERASE, Proposal
+from medseg.annotate.proposal import Proposal
 from medseg.annotate.settings import ScribbleSettings
 from medseg.errors import VolumeError
 from medseg.instances.grid import triple
@@ -51,7 +51,7 @@ def grow_scribbles(
         start: first voxel of the box in the whole image; zeros if not given.
 
     Returns:
-        A label for every voxel, `ERASE` for background, which removes the scribbled labels alone.
+        A label for every voxel, `Proposal.ERASE` for background, which removes the scribbled labels alone.
 
     Raises:
         VolumeError: `GRID_MISMATCH`, image and strokes differ in shape; `NO_SCRIBBLES`, fewer than two
@@ -82,7 +82,7 @@ def grow_scribbles(
         found = watershed(edge_strength(finite, spacing_mm, settings.smoothing), seeds)
     else:
         found = _most_alike(filters_of(finite, spacing_mm, settings.smoothing), seeds)
-    back = np.array([0, ERASE, *labels], dtype=np.int32)
+    back = np.array([0, Proposal.ERASE, *labels], dtype=np.int32)
     return Proposal(triple(start or (0, 0, 0)), back[found], frozenset(labels))
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.annotate.proposal import ERASE, Proposal, accept_proposal
+from medseg.annotate.proposal import Proposal, accept_proposal
 from medseg.errors import VolumeError
 from medseg.instances.grid import triple
 
+ERASE = Proposal.ERASE
 FAST = settings(deadline=None, max_examples=50)
 
 
@@ -59,12 +60,15 @@ def test_taken_back_all_is_as_before(case: tuple[np.ndarray, Proposal, tuple[int
     assert np.array_equal(after, labels)
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    labels = np.zeros((4, 4, 4), np.uint8)
-    for proposal, code in (
-        (Proposal((2, 0, 0), np.ones((3, 1, 1), np.int32)), "OUTSIDE_IMAGE"),
-        (Proposal((0, 0, 0), np.full((1, 1, 1), 256, np.int32)), "LABEL_TOO_LARGE"),
-    ):
-        with pytest.raises(VolumeError) as caught:
-            accept_proposal(labels, proposal)
-        assert caught.value.code == code
+def test_a_box_beside_the_map_is_refused() -> None:
+    with pytest.raises(VolumeError) as caught:
+        accept_proposal(np.zeros((4, 4, 4), np.uint8), Proposal((2, 0, 0), np.ones((3, 1, 1), np.int32)))
+    assert caught.value.code == "OUTSIDE_IMAGE"
+
+
+def test_a_label_that_the_type_cannot_hold_asks_for_a_wider_one() -> None:
+    edit = accept_proposal(
+        np.zeros((4, 4, 4), np.uint8), Proposal((1, 1, 1), np.full((1, 1, 1), 300, np.int32))
+    )
+    assert edit.after.dtype == np.uint16
+    assert edit.ids == (300,)

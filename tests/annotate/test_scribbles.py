@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from phantoms import Sphere, label_map
 
-from medseg.annotate.proposal import ERASE
+from medseg.annotate.proposal import Proposal
 from medseg.annotate.scribbles import LARGEST_BOX, grow_scribbles
 from medseg.annotate.settings import METHODS, ScribbleSettings
 from medseg.errors import VolumeError
@@ -15,6 +15,7 @@ from medseg.geometry import Geometry
 BACKGROUND = 65535
 MM = (1.0, 1.0, 2.0)
 LIVER, SPLEEN = 7, 300
+ERASE = Proposal.ERASE
 
 
 def phantom() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
