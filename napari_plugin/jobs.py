@@ -117,11 +117,12 @@ class _Boundary:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
         if error is not None:
-            self.ended = _failure(error)
+            self.ended = failure(error)
         return True
 
 
-def _failure(error: BaseException) -> Ended:
+def failure(error: BaseException) -> Ended:
+    """What is told of an exception: code, what was expected and what came, trace for developers."""
     details = "".join(traceback.format_exception(error))
     if isinstance(error, CancelledError):
         return Ended(code=error.code, message=str(error))

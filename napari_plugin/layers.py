@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg import Geometry, GeometryError, InstanceVolume, LabelSet, LabelVolume, Volume, VolumeError
+from medseg import Edit, Geometry, GeometryError, InstanceVolume, LabelSet, LabelVolume, Volume, VolumeError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from napari import Viewer
     from napari.layers import Labels, Layer
 
 Array = npt.NDArray[Any]
@@ -40,6 +41,9 @@ _PALETTE_STEP = 256
 
 CLEAR = (0.0, 0.0, 0.0, 0.0)
 
+PREVIEW = "medseg_preview"
+"""Marks the metadata of a layer that shows what a tool would do."""
+
 _TOLERANCE_VOXELS = 1e-3
 
 
@@ -54,6 +58,7 @@ class Origin:
         labels: names of a label map; empty for an image.
         classes: object to class where the labels are objects, else empty.
         is_instances: whether they are.
+        scores: object to how sure its detector is, where the labels are objects that were detected.
     """
 
     geometry: Geometry
@@ -61,6 +66,7 @@ class Origin:
     labels: LabelSet = field(default_factory=LabelSet)
     classes: Mapping[int, int] = field(default_factory=dict)
     is_instances: bool = False
+    scores: Mapping[int, float] = field(default_factory=dict)
 
 
 def display_frame(geometry: Geometry) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -122,8 +128,8 @@ def labels_layer(labels: LabelVolume, name: str, scan: Volume | None = None, **m
         more: further arguments of napari's `Labels`.
     """
     is_instances = isinstance(labels, InstanceVolume)
-    classes = dict(labels.classes) if isinstance(labels, InstanceVolume) else {}
-    origin = Origin(labels.geometry, scan, labels.labels, classes, is_instances)
+    classes, scores = (labels.classes, labels.scores) if isinstance(labels, InstanceVolume) else ({}, {})
+    origin = Origin(labels.geometry, scan, labels.labels, dict(classes), is_instances, dict(scores))
     words = _words(name, origin) | {"features": features_of(origin), "colormap": colours_of(origin)}
     return np.ascontiguousarray(_shown(labels.array, labels.geometry)), words | more, "labels"
 
@@ -215,15 +221,38 @@ def labels_of(layer: Layer) -> LabelVolume:
         VolumeError: the voxels are no labels.
     """
     origin = checked_origin(layer)
+    shown = shown_labels(layer)
     array = _stored(np.asarray(layer.data), origin.geometry)
-    present = [int(i) for i in np.unique(array) if i != 0]
-    if not origin.is_instances:
+    present = shown.present_ids()
+    if not isinstance(shown, InstanceVolume):
         return LabelVolume(array, origin.geometry, origin.labels.completed(present))
     first = next(iter(origin.labels), None)
     if first is None:
         raise VolumeError("NO_CLASS", "expected objects of a named class, got none; open the labels anew")
     classes = {i: origin.classes.get(i, first.id) for i in present}
-    return InstanceVolume(array, origin.geometry, origin.labels, classes=classes)
+    return replace(shown, array=array, geometry=origin.geometry, classes=classes)
+
+
+def shown_labels(layer: Layer) -> LabelVolume:
+    """The label map behind a layer on the viewer's own axes; shares the layer's memory, and is quick.
+
+    Its axes are those of the layer in reverse, so an edit of it fits the layer once turned by `layer_edit`.
+
+    Raises:
+        GeometryError: as `volume_of`.
+        VolumeError: the voxels are no labels.
+    """
+    origin = checked_origin(layer)
+    array, geometry = np.asarray(layer.data).T, origin.geometry.reorient(DISPLAY_CODES)
+    if origin.is_instances:
+        return InstanceVolume(array, geometry, origin.labels, dict(origin.classes), dict(origin.scores))
+    return LabelVolume(array, geometry, origin.labels)
+
+
+def layer_edit(edit: Edit) -> Edit:
+    """An edit of `shown_labels` in the order of the layer's array."""
+    i, j, k = edit.start
+    return Edit((k, j, i), edit.before.T, edit.after.T, edit.parents)
 
 
 def adopt(layer: Layer, source: Layer) -> None:
@@ -243,6 +272,30 @@ def adopt(layer: Layer, source: Layer) -> None:
     layer.scale, layer.translate = words["scale"], words["translate"]
     layer.units, layer.axis_labels = words["units"], words["axis_labels"]
     layer.metadata = {**layer.metadata, **words["metadata"]}
+
+
+def label_layers(viewer: Viewer) -> list[Labels]:
+    """Labels layers of a viewer, but for previews of a tool."""
+    return [one for one in viewer.layers if hasattr(one, "selected_label") and PREVIEW not in one.metadata]
+
+
+def place(viewer: Viewer, layer: Layer) -> None:
+    """Let a layer that was made in the viewer lie where the one scan of its shape lies.
+
+    Raises:
+        GeometryError: `NO_GEOMETRY`, no scan or several have its shape, so that nobody knows its place.
+    """
+    if origin_of(layer) is not None:
+        return
+    shape = tuple(layer.data.shape)
+    scans = [one for one in viewer.layers if origin_of(one) and tuple(one.data.shape) == shape]
+    if len({id(one.metadata[KEY].geometry) for one in scans}) != 1:
+        raise GeometryError(
+            "NO_GEOMETRY",
+            f"expected one scan of shape {shape} for the layer {layer.name!r}, which says no place, "
+            f"got {len(scans)}; open the scan that it belongs to, or draw in a layer made from it",
+        )
+    adopt(layer, scans[0])
 
 
 def checked_origin(layer: Layer) -> Origin:

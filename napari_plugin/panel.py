@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from medseg import Progress
-from napari_plugin.jobs import Ended, Job, Work
+from medseg import MedsegError, Progress
+from napari_plugin.jobs import Ended, Job, Work, failure
+from napari_plugin.latest import Latest
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -18,6 +20,47 @@ if TYPE_CHECKING:
 CANCEL = "Cancel"
 CANCELLING = "Cancelling…"
 _WAIT_AT_CLOSE_S = 3.0
+
+
+class Button(QPushButton):
+    """A button that shows its key, and says why where it cannot be pressed.
+
+    Args:
+        words: on it.
+        tip: what it does.
+        keys: shortcut such as `"Alt+M"`; empty for none.
+        press: called when it is pressed.
+    """
+
+    def __init__(
+        self, words: str, tip: str = "", keys: str = "", press: Callable[[], Any] | None = None
+    ) -> None:
+        super().__init__()
+        self._tip, self._keys = tip, keys
+        self.setText(words)
+        self.allow()
+        if press is not None:
+            self.clicked.connect(lambda _=False: press())
+
+    def setText(self, words: str) -> None:
+        """Show words and key; Qt forgets a shortcut when the text changes."""
+        self.words = words
+        super().setText(f"{words}  ({self._keys})" if self._keys else words)
+        if self._keys:
+            self.setShortcut(QKeySequence(self._keys))
+
+    def text(self) -> str:
+        """The words, without the key."""
+        return self.words
+
+    def allow(self, why_not: str = "") -> None:
+        """Let it be pressed, or say why it cannot be.
+
+        Args:
+            why_not: empty where it can.
+        """
+        self.setEnabled(not why_not)
+        self.setToolTip(why_not or self._tip)
 
 
 class Panel(QWidget):
@@ -36,13 +79,15 @@ class Panel(QWidget):
         self.bar = QProgressBar()
         self.bar.setVisible(False)
         self.copy = QPushButton("Copy details")
+        self.copy.setToolTip("What developers need to know of the error; it names no patient")
         self.copy.setVisible(False)
         self.copy.clicked.connect(self._copy_details)
         self.box = QVBoxLayout(self)
         self._details = ""
-        self._began = 0.0
+        self._began, self._stage = 0.0, ""
         self._button: QPushButton | None = None
         self._words = ""
+        self._asides: list[Latest] = []
 
     def finish_layout(self) -> None:
         """Put the shared parts below those of the panel."""
@@ -66,7 +111,7 @@ class Panel(QWidget):
         if self.job is not None:
             self.say("Something runs already; wait for it or cancel it.")
             return
-        self._began, self._details = time.monotonic(), ""
+        self._began, self._details, self._stage = time.monotonic(), "", ""
         self._button, self._words = button, button.text()
         button.setText(CANCEL)
         self.copy.setVisible(False)
@@ -76,6 +121,26 @@ class Panel(QWidget):
         self.job.progressed.connect(self._progressed)
         self.job.ended.connect(lambda ended: self._ended(ended, done))
         self.job.start()
+
+    def latest(self) -> Latest:
+        """A place for small work that runs beside the job, where only the newest question counts."""
+        one = Latest(self)
+        self._asides.append(one)
+        return one
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing runs, no small work either."""
+        return self.job is None and not any(one.is_busy for one in self._asides)
+
+    def attempt(self, act: Callable[[], Any]) -> bool:
+        """Do something short now; an error is shown like that of a job. Whether it worked."""
+        try:
+            act()
+        except MedsegError as error:
+            self.fail(failure(error))
+            return False
+        return True
 
     def cancel(self) -> None:
         """Ask the job to stop."""
@@ -100,14 +165,16 @@ class Panel(QWidget):
         show_error(f"medseg: {ended.message} [{ended.code}]")
 
     def _progressed(self, progress: Progress) -> None:
-        if self.job is None:
+        if self.job is None or self._button is None or self._button.text() == CANCELLING:
             return
+        if progress.stage != self._stage:
+            self._stage, self._began = progress.stage, time.monotonic()
         self.bar.setRange(0, progress.total)
         self.bar.setValue(progress.done)
         left = ""
         spent = time.monotonic() - self._began
         if 0 < progress.done < progress.total and spent > 1:
-            left = f", about {_duration(spent / progress.done * (progress.total - progress.done))} left"
+            left = f", about {duration(spent / progress.done * (progress.total - progress.done))} left"
         self.say(f"{progress.stage}: {progress.done} of {progress.total or '?'}{left}")
 
     def _ended(self, ended: Ended, done: Callable[[Any], None]) -> None:
@@ -117,7 +184,7 @@ class Panel(QWidget):
             self._button.setText(self._words)
             self._button.setEnabled(True)
         if ended.is_done:
-            done(ended.value)
+            self.attempt(lambda: done(ended.value))
         elif ended.code == "CANCELLED":
             self.say("Stopped; nothing was changed.")
         else:
@@ -133,8 +200,12 @@ class Panel(QWidget):
         if self.job is not None:
             self.job.cancel()
             self.job.wait(_WAIT_AT_CLOSE_S)
+        for one in self._asides:
+            one.forget()
+            one.wait(_WAIT_AT_CLOSE_S)
         super().closeEvent(event)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: `40 s`, `3 min`."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

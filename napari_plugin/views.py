@@ -32,6 +32,19 @@ def show_plane(viewer: Viewer, plane: str) -> None:
     viewer.reset_view()
 
 
+def go_to(viewer: Viewer, position: tuple[float, float, float]) -> None:
+    """Show the slices through a place, in all axes, with the place in the middle; in 3D turn about it.
+
+    Args:
+        viewer: napari's.
+        position: of napari's world, its last three axes.
+    """
+    more = viewer.dims.ndim - 3
+    viewer.dims.set_point(tuple(range(more, more + 3)), position)
+    shown = [position[axis - more] for axis in viewer.dims.displayed if axis >= more]
+    viewer.scene.camera.center = (*[0.0] * (3 - len(shown)), *shown)
+
+
 def hold_heads_up(viewer: Viewer) -> None:
     """Keep superior at the top and anterior at the top of axial slices, whatever plane is shown."""
 

@@ -18,7 +18,6 @@ from qtpy.QtCore import QTimer
 from medseg import Geometry, LabelVolume, Volume, read_labels
 from napari_plugin.export import ExportPanel
 from napari_plugin.layers import labels_layer, labels_of, position_of, world_of
-from napari_plugin.objects import ObjectsPanel
 from napari_plugin.panel import Panel
 from napari_plugin.readers import scan_layer
 from napari_plugin.samples import head_mri
@@ -120,44 +119,6 @@ def two_balls() -> tuple[Volume, LabelVolume]:
     geometry = Geometry.from_spacing((40, 40, 20), (1.0, 1.0, 2.0))
     labels = label_map(geometry, {"liver": Sphere((12, 20, 20), 6), "spleen": Sphere((29, 23, 22), 4)})
     return Volume(labels.array.astype(np.float32) * 100, geometry, "CT"), labels
-
-
-def test_a_row_leads_to_its_object(make_napari_viewer: MakeViewer, qtbot: Any) -> None:
-    viewer = make_napari_viewer()
-    scan, labels = two_balls()
-    data, words, _ = labels_layer(labels, "organs", scan)
-    layer = viewer.add_labels(data, **words)
-    panel = ObjectsPanel(viewer)
-    panel.measure()
-    settle(qtbot, panel)
-    assert panel.sorted.rowCount() == 2
-    assert panel.regions is not None
-    row = next(n for n, region in enumerate(panel.regions.regions) if region.name == "spleen")
-    panel.jump(row)
-    assert layer.selected_label == 2
-    place = position_of(layer, panel.regions.regions[row].centroid_mm)
-    assert viewer.dims.point == pytest.approx(place, abs=2.0)
-    panel.filter.setText("SPL")
-    assert panel.sorted.rowCount() == 1
-
-
-def test_a_table_of_thousands_opens_at_once(make_napari_viewer: MakeViewer, qtbot: Any) -> None:
-    from medseg import measure_regions
-
-    viewer = make_napari_viewer()
-    geometry = Geometry.from_spacing((45, 45, 45))
-    array = np.zeros(geometry.shape, np.uint16)
-    array[::3, ::3, ::3] = np.arange(15**3).reshape(15, 15, 15) + 1
-    labels = LabelVolume(array, geometry)
-    data, words, _ = labels_layer(labels, "many")
-    layer = viewer.add_labels(data, **words)
-    panel = ObjectsPanel(viewer)
-    panel.show_regions(measure_regions(labels), layer)
-    assert panel.sorted.rowCount() == 15**3
-    panel.table.sortByColumn(3, panel.table.horizontalHeader().sortIndicatorOrder())
-    panel.jump(3000)
-    assert panel.regions is not None
-    assert layer.selected_label == panel.regions.regions[3000].id
 
 
 def test_what_was_painted_is_exported_and_read_back(
