@@ -77,6 +77,8 @@ if TYPE_CHECKING:
     from medseg.objects import objects_as_labels
     from medseg.pipeline import segment
     from medseg.progress import CancelToken, Progress
+    from medseg.refine.labels import refine_labels
+    from medseg.refine.settings import RefinementSettings
     from medseg.resample import resample_labels, resample_volume
     from medseg.result import Result, RunRecord
     from medseg.volume import InstanceVolume, LabelVolume, Volume
@@ -121,6 +123,7 @@ __all__ = [
     "Proposal",
     "ReadError",
     "ReadNotice",
+    "RefinementSettings",
     "Region",
     "Result",
     "RunRecord",
@@ -165,6 +168,7 @@ __all__ = [
     "read_dicom_seg",
     "read_labels",
     "read_series",
+    "refine_labels",
     "resample_labels",
     "resample_volume",
     "segment",
@@ -241,6 +245,7 @@ _HOME = {
     "Progress": "medseg.progress",
     "ReadError": "medseg.errors",
     "ReadNotice": "medseg.io.notices",
+    "RefinementSettings": "medseg.refine.settings",
     "Region": "medseg.measure.regions",
     "Result": "medseg.result",
     "RunRecord": "medseg.result",
@@ -272,6 +277,7 @@ _HOME = {
     "read_dicom_seg": "medseg.io.dicom_seg_reader",
     "read_labels": "medseg.io.formats",
     "read_series": "medseg.io.dicom_series",
+    "refine_labels": "medseg.refine.labels",
     "resample_labels": "medseg.resample",
     "resample_volume": "medseg.resample",
     "segment": "medseg.pipeline",

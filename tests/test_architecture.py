@@ -31,6 +31,7 @@ FLOORS = (
     ("inference",),
     ("instances",),
     ("measure",),
+    ("refine",),
     ("annotate",),
     ("result",),
     ("objects", "detection"),

@@ -21,6 +21,7 @@ from medseg.cli.failures import WRONG_USAGE, Failure, failure_of
 VERBS = {
     "segment": "Segment a scan: labels, table of measures and record into a folder.",
     "separate": "Tell the objects of a class apart: lesions, nuclei; count and measure them.",
+    "refine": "Move the borders of a label map to where its scan has its own.",
     "measure": "Measure every class of a label map.",
     "evaluate": "Compare a label map with a reference, class by class.",
     "series": "List what a folder, DICOMDIR or zip holds, and what of it can be read.",

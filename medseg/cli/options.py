@@ -23,6 +23,7 @@ HEADINGS = {
     "InferenceSettings": "How the model runs",
     "SeparationSettings": "How objects are told apart",
     "SeparationFlags": "How objects are told apart",
+    "RefinementSettings": "How labels attract each other",
     "ExportSettings": "What is written",
     "FineTuneSettings": "How it learns",
     "SourceFlags": "Parameters",

@@ -17,6 +17,12 @@ from torch.nn import functional as F
 
 Shape = tuple[int, int, int]
 
+STRIDES = (4, 2, 2, 2)
+"""By how much each stage is coarser than the one before; the first, than the image."""
+
+EXPANSION = 4
+"""Hidden features of a block's pointwise layers, in parts of its features."""
+
 
 class SegFormer3D(nn.Module):
     """Class scores of a volume.
@@ -28,8 +34,6 @@ class SegFormer3D(nn.Module):
         depths: blocks of every stage.
         heads: of the attention at every stage.
         reductions: by how much keys and values are coarser than queries along each axis, at every stage.
-        strides: by how much each stage is coarser than the one before.
-        expansion: hidden features of a block's pointwise layers, in parts of its features.
         decoder_features: to which every stage is brought before all are joined.
 
     Raises:
@@ -45,21 +49,19 @@ class SegFormer3D(nn.Module):
         depths: Sequence[int] = (2, 2, 2, 2),
         heads: Sequence[int] = (1, 2, 5, 8),
         reductions: Sequence[int] = (4, 2, 1, 1),
-        strides: Sequence[int] = (4, 2, 2, 2),
-        expansion: int = 4,
         decoder_features: int = 256,
     ) -> None:
         super().__init__()
-        if len({len(features), len(depths), len(heads), len(reductions), len(strides)}) != 1:
-            raise ValueError("expected features, depths, heads, reductions and strides of as many stages")
+        if {len(features), len(depths), len(heads), len(reductions)} != {len(STRIDES)}:
+            raise ValueError(f"expected features, depths, heads and reductions of {len(STRIDES)} stages each")
         if any(width % count for width, count in zip(features, heads, strict=True)):
             raise ValueError(f"expected features that are multiples of heads, got {features} and {heads}")
         self.stages = nn.ModuleList()
         before = in_channels
         for width, depth, count, reduction, stride in zip(
-            features, depths, heads, reductions, strides, strict=True
+            features, depths, heads, reductions, STRIDES, strict=True
         ):
-            blocks = [Block(width, count, reduction, expansion) for _ in range(depth)]
+            blocks = [Block(width, count, reduction) for _ in range(depth)]
             self.stages.append(Stage(before, width, stride, blocks))
             before = width
         self.decoder = Decoder(features, decoder_features, out_channels)
@@ -108,15 +110,14 @@ class Block(nn.Module):
         features: of a token.
         heads: of the attention.
         reduction: of keys and values along each axis.
-        expansion: of the hidden features.
     """
 
-    def __init__(self, features: int, heads: int, reduction: int, expansion: int) -> None:
+    def __init__(self, features: int, heads: int, reduction: int) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(features)
         self.attention = Attention(features, heads, reduction)
         self.mix_norm = nn.LayerNorm(features)
-        self.mix = MixFeedForward(features, expansion)
+        self.mix = MixFeedForward(features)
 
     def forward(self, tokens: Tensor, shape: Shape) -> Tensor:
         """`(n, tokens, features)` of a grid of `shape` to the same."""
@@ -165,12 +166,11 @@ class MixFeedForward(nn.Module):
 
     Args:
         features: of a token.
-        expansion: hidden features, in parts of these.
     """
 
-    def __init__(self, features: int, expansion: int) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        hidden = expansion * features
+        hidden = EXPANSION * features
         self.widen = nn.Linear(features, hidden)
         self.look_around = nn.Conv3d(hidden, hidden, 3, padding=1, groups=hidden)
         self.narrow = nn.Linear(hidden, features)

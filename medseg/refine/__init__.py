@@ -1,0 +1,1 @@
+"""Borders of a label map moved to where the image has its own."""
