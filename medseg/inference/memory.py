@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medseg.inference.shapes import is_convolution, run_on_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,9 +33,8 @@ def activation_bytes(
 ) -> int:
     """Most bytes of intermediate tensors that live at once while a network answers one window.
 
-    The network is run on shapes alone (torch's `meta` device): no memory, no arithmetic. Every
-    module's output counts from when it is made until nothing refers to it any more. Its input
-    window counts, its weights do not.
+    The network is run on shapes alone (`medseg.inference.shapes`). What an operation gives counts from
+    when it is made until nothing refers to it any more. The input window counts, the weights do not.
 
     Args:
         network: in evaluation mode.
@@ -40,52 +42,19 @@ def activation_bytes(
         window: voxels of the input.
         reordered: whether convolutions work on copies of what they read and write in blocks of 16
             channels, as oneDNN does on a CPU.
-    """
-    import torch
 
+    The network's own errors pass: it does not take the window.
+    """
     ledger = _Ledger()
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        made = [t for t in _as_list(output) if isinstance(t, torch.Tensor)]
+    def count(name: str, args: Sequence[Any], made: Sequence[Tensor]) -> None:
         for tensor in made:
             ledger.enter(tensor)
-        is_convolution = hasattr(module, "kernel_size") and hasattr(module, "weight")
-        if reordered and is_convolution:
-            ledger.look(sum(_blocked_bytes(t) for t in (*inputs, *made) if isinstance(t, torch.Tensor)))
+        if reordered and is_convolution(name):
+            ledger.look(sum(_blocked_bytes(tensor) for tensor in (args[0], *made)))
 
-    image = torch.empty((1, in_channels, *window), device="meta")
-    ledger.enter(image)
-    handles = [module.register_forward_hook(count) for module in network.modules()]
-    try:
-        run_on_shapes(network, image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_on_shapes(network, in_channels, window, count)
     return ledger.most
-
-
-def run_on_shapes(network: nn.Module, image: Tensor) -> None:
-    """Run a network on torch's `meta` device: no memory, no arithmetic.
-
-    Every module gives up its weights once, even where several names lead to it, as in MONAI's DynUNet:
-    `functional_call` would otherwise leave such a module without its own weights.
-
-    Args:
-        network: in evaluation mode; unchanged afterwards.
-        image: `(1, in_channels, i, j, k)` on that device.
-    """
-    import torch
-
-    shapes = {
-        f"{path}.{name}".lstrip("."): torch.empty_like(tensor, device="meta")
-        for path, module in network.named_modules()
-        for name, tensor in (
-            *module.named_parameters(recurse=False, remove_duplicate=False),
-            *module.named_buffers(recurse=False, remove_duplicate=False),
-        )
-    }
-    with torch.inference_mode():
-        torch.func.functional_call(network, shapes, (image,), tie_weights=False)
 
 
 class _Ledger:
@@ -97,12 +66,13 @@ class _Ledger:
         self._seen: set[int] = set()
 
     def enter(self, tensor: Tensor) -> None:
-        """Count a tensor until it dies, once."""
-        key, size = id(tensor), tensor.numel() * tensor.element_size()
+        """Count what a tensor's values take until nothing refers to them, once."""
+        values = tensor.untyped_storage()
+        key, size = id(values), values.nbytes()
         if key in self._seen:
             return
         self._seen.add(key)
-        weakref.finalize(tensor, self._leave, key, size)
+        weakref.finalize(values, self._leave, key, size)
         self._live += size
         self.look()
 
@@ -113,10 +83,6 @@ class _Ledger:
     def _leave(self, key: int, size: int) -> None:
         self._live -= size
         self._seen.discard(key)
-
-
-def _as_list(output: Any) -> list[Any]:
-    return list(output) if isinstance(output, (list, tuple)) else [output]
 
 
 def _blocked_bytes(tensor: Tensor) -> int:

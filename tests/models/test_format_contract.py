@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_checkpoints import write_auto3dseg, write_scripted
@@ -18,10 +19,13 @@ from tiny_bundle import tiny_metadata, write_tiny_bundle
 from tiny_nnunet import write_nnunet
 
 from medseg.errors import ModelError, ModelNotFoundError
+from medseg.geometry import Geometry
+from medseg.inference.predict import predict
 from medseg.models.archived import CACHE_VARIABLE
 from medseg.models.formats import FORMATS, ModelFormat, format_of
 from medseg.models.loading import load_model
 from medseg.models.registry import find_model, read_card
+from medseg.volume import Volume
 
 
 def _bundle(folder: Path) -> Path:
@@ -107,6 +111,18 @@ def test_the_network_answers_a_window_of_the_card(known: ModelFormat, tmp_path: 
         assert tuple(scores.shape) == (1, model.card.out_channels, *size)
     assert len(model.weights_sha256) == 64
     assert all(file.is_file() for file in known.weights(find_model(path), model.card))
+
+
+@pytest.mark.parametrize("known", CASES)
+def test_a_scan_is_segmented_on_its_own_grid(known: ModelFormat, tmp_path: Path) -> None:
+    geometry = Geometry.from_spacing((26, 21, 19), (2.3, 1.9, 2.6)).reorient("LPS")
+    array = np.random.default_rng(7).normal(0, 300, geometry.shape).astype(np.float32)
+    model = load_model(made(known, tmp_path), device="cpu")
+    first, second = (predict([Volume(array, geometry)] * model.card.in_channels, model) for _ in range(2))
+    assert first.geometry == geometry
+    assert first.array.shape == geometry.shape
+    assert set(np.unique(first.array)) <= set(model.card.output_ids)
+    assert np.array_equal(first.array, second.array)
 
 
 @pytest.mark.parametrize("known", CASES)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from medseg.inference.memory import run_on_shapes
+from medseg.inference.shapes import is_convolution, run_on_shapes
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], float]] = weakref.WeakKeyDictionary()
 
@@ -17,7 +18,7 @@ _KNOWN: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], float]] = weakref.W
 def answer_flops(module: nn.Module, in_channels: int, window: tuple[int, int, int]) -> float:
     """Floating-point operations of the convolutions and linear layers for one window.
 
-    The module is run on shapes alone (torch's `meta` device). A multiplication and an addition count
+    The module is run on shapes alone (`medseg.inference.shapes`). A multiplication and an addition count
     as two, as in the literature.
 
     Args:
@@ -35,28 +36,20 @@ def answer_flops(module: nn.Module, in_channels: int, window: tuple[int, int, in
 
 
 def _counted(module: nn.Module, in_channels: int, window: tuple[int, int, int]) -> float:
-    import torch
-
     total = 0.0
 
-    def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def count(name: str, args: Sequence[Any], made: Sequence[Tensor]) -> None:
         nonlocal total
-        weight = getattr(layer, "weight", None)
-        if not isinstance(weight, torch.Tensor) or weight.ndim < 2 or not isinstance(output, torch.Tensor):
-            return
-        # Each weight meets each voxel once: of the output, or of the input where that is spread out.
-        spread = getattr(layer, "transposed", False)
-        side, channels = (inputs[0], weight.shape[0]) if spread else (output, weight.shape[0])
-        total += 2.0 * weight.numel() * side.numel() / channels
+        if is_convolution(name):
+            # Each weight meets each voxel once: of the output, or of the input where that is spread out.
+            image, weight, is_spread = args[0], args[1], args[6]
+            side = image if is_spread else made[0]
+            total += 2.0 * weight.numel() * side.numel() / weight.shape[0]
+        elif name in ("mm", "addmm", "bmm"):
+            total += 2.0 * args[-1].shape[-2] * made[0].numel()
 
-    image = torch.empty((1, in_channels, *window), device="meta")
     try:
-        handles = [one.register_forward_hook(count) for one in module.modules()]
-        try:
-            run_on_shapes(module, image)
-        finally:
-            for handle in handles:
-                handle.remove()
+        run_on_shapes(module, in_channels, window, count)
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
         return math.inf
     return total
