@@ -313,8 +313,11 @@ def _cheapest_order(maps: tuple[AxisMap, AxisMap, AxisMap]) -> list[int]:
 
 
 def _interpolate_axis(array: npt.NDArray[np.float32], along: AxisMap, axis: int) -> npt.NDArray[np.float32]:
+    is_between = along.weight.any()
+    if not is_between and np.array_equal(along.lower, np.arange(array.shape[axis])):
+        return array
     low = array.take(along.lower, axis)
-    if not along.weight.any():
+    if not is_between:
         return low
     shape = [1, 1, 1]
     shape[axis] = -1

@@ -119,6 +119,11 @@ class Answerer:
         return len(self._predictors) * len(self._flips)
 
     @property
+    def channels_last(self) -> bool:
+        """Whether the channels of a voxel of an answer lie side by side in memory."""
+        return self.passes == 1 and self._predictors[0].channels_last
+
+    @property
     def description(self) -> str:
         """Backend, precision, device."""
         return self._predictors[0].description

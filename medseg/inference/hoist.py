@@ -43,6 +43,10 @@ class Head:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Scores `(channels, …)` of averaged features `(features, …)`."""
+        import torch
+
+        if features.stride(0) == 1:  # the features of a voxel lie side by side: so will its scores
+            return torch.nn.functional.linear(features.movedim(0, -1), self.weight, self.bias).movedim(-1, 0)
         flat = features.reshape(features.shape[0], -1)
         return self.bias[:, None].addmm(self.weight, flat).reshape(-1, *features.shape[1:])
 

@@ -27,6 +27,10 @@ class Predictor(Protocol):
     def description(self) -> str:
         """Backend, precision and device for people and the run record, such as `"torch f32 on cpu"`."""
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether the channels of a voxel of an answer lie side by side in memory."""
+
     def __call__(self, windows: Tensor) -> Tensor:
         """Answer some windows.
 
@@ -62,7 +66,7 @@ class TorchPredictor:
 
         self.device = torch.device(device)
         self.description = f"torch {precision} on {device}"
-        self._channels_last = channels_last
+        self.channels_last = channels_last
         self._precision = precision
         if channels_last:
             module = module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # stub
@@ -73,7 +77,7 @@ class TorchPredictor:
         import torch
 
         windows = windows.to(self.device, non_blocking=True)
-        if self._channels_last:
+        if self.channels_last:
             windows = windows.contiguous(memory_format=torch.channels_last_3d)
         with self._autocast():
             output = self._module(windows)

@@ -143,6 +143,7 @@ class _Called:
     ) -> None:
         self.device = device
         self.description = f"torch on {device}"
+        self.channels_last = False
         self.head: Head | None = None
         self.channels = self.classes = 0
         self._network = network

@@ -96,17 +96,17 @@ class Stream:
 
     def _new_slab(self) -> Slab:
         shape, channels = self._windows.padded_shape, self._answerer.channels
-        device = self._answerer.device
+        device, channels_last = self._answerer.device, self._answerer.channels_last
         try:
             with in_words(self._windows.size):
                 if device.type == "cuda":
                     self._image = self._image.to(device)
-                return Slab(channels, shape, self._weight.to(device), self._axis)
+                return Slab(channels, shape, self._weight.to(device), self._axis, channels_last=channels_last)
         except DeviceMemoryError:
             if device.type == "cpu":
                 raise
         self._image = self._image.cpu()
-        return Slab(channels, shape, self._weight, self._axis)
+        return Slab(channels, shape, self._weight, self._axis, channels_last=channels_last)
 
     def _add(self, corner: Triple) -> None:
         """Answer and sum one window; with less memory, if need be."""

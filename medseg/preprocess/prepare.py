@@ -190,14 +190,14 @@ def _looks_like_labels(volume: Volume) -> bool:
 
 
 def _finite_range(volume: Volume) -> tuple[float, float]:
-    """Lowest and highest finite voxel; (inf, -inf) if there is none. Plane by plane."""
+    """Lowest and highest finite voxel; (inf, -inf) if there is none. Plane by plane, as they lie in memory."""
     low, high = np.inf, -np.inf
-    for k in range(volume.geometry.shape[2]):
-        plane = volume.array[:, :, k]
-        if plane.dtype.kind == "f":
-            plane = plane[np.isfinite(plane)]
-        if plane.size:
-            low, high = min(low, float(plane.min())), max(high, float(plane.max()))
+    for plane in np.moveaxis(volume.array, int(np.argmax(np.abs(volume.array.strides))), 0):
+        ends = float(plane.min()), float(plane.max())
+        if not np.isfinite(ends).all():
+            finite = plane[np.isfinite(plane)]
+            ends = (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+        low, high = min(low, ends[0]), max(high, ends[1])
     return low, high
 
 

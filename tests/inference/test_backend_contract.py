@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from medseg.errors import CancelledError, ModelError, SettingsError
 from medseg.geometry import Geometry
+from medseg.inference.answer import model_parts
 from medseg.inference.backends import choose
 from medseg.inference.backends.cache import NetworkCache, cache_folder
 from medseg.inference.backends.choose import BackendChoice, Trial, choose_backend, make_predictor
 from medseg.inference.backends.int8 import agreement, sample_windows
 from medseg.inference.backends.openvino_backend import Subject, openvino_predictor
 from medseg.inference.plan import plan_inference
-from medseg.inference.predict import predict
+from medseg.inference.predict import plan_case, predict, predict_planned
 from medseg.inference.settings import InferenceSettings
 from medseg.models.archived import CACHE_VARIABLE
 from medseg.models.card import SlidingWindow
@@ -101,6 +102,37 @@ def test_scores_are_those_of_torch(channels: int, count: int, deep: bool) -> Non
     found = answers(model, OPENVINO, windows)
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("choice", [TORCH, OPENVINO, BackendChoice("torch", "bf16")])
+def test_answers_lie_as_the_backend_says(choice: BackendChoice) -> None:
+    model = small_model()
+    predictor = make_predictor(model.network, model, WINDOW, InferenceSettings(), choice)
+    with torch.inference_mode():
+        answer = predictor(torch.zeros(1, 1, *WINDOW))
+    assert (answer.stride(1) == 1) is predictor.channels_last
+
+
+@pytest.mark.parametrize("home", ["scores-linear", "logits-linear", "labels-nearest"])
+@pytest.mark.parametrize("is_hoisted", [False, True])
+def test_labels_at_home_are_those_of_torch(home: str, is_hoisted: bool) -> None:
+    model = small_model(spacing_mm=(1.3, 0.8, 1.1), home=home)
+    if is_hoisted:
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            body: Any = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1, bias=False), nn.Tanh())
+            head = nn.Conv3d(2, model.card.out_channels, 1, bias=False)
+        network = nn.Sequential(body, head).eval().requires_grad_(requires_grad=False)
+        model = replace(model, network=network)
+    assert (model_parts(model, WINDOW).head is not None) is is_hoisted
+    settings_of = {name: settings(name, uncertainty=True) for name in BACKENDS}
+    plans = {name: plan_case([noise()], model, settings_of[name]) for name in BACKENDS}
+    one, other = (predict_planned([noise()], model, settings_of[name], plans[name]) for name in BACKENDS)
+    assert len(np.unique(one.labels.array)) > 2
+    assert (one.labels.array == other.labels.array).mean() > 0.999
+    assert one.uncertainty is not None
+    assert other.uncertainty is not None
+    np.testing.assert_allclose(one.uncertainty.array, other.uncertainty.array, atol=1e-4)
 
 
 def test_labels_are_those_of_torch() -> None:

@@ -39,6 +39,7 @@ class Full:
     def __init__(self, inner: Predictor, when: set[int]) -> None:
         self.inner, self.when, self.calls = inner, when, 0
         self.device, self.description = inner.device, inner.description
+        self.channels_last = inner.channels_last
 
     def __call__(self, windows: Tensor) -> Tensor:
         self.calls += 1
@@ -78,7 +79,7 @@ def test_nothing_left_to_give_up_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_slab_that_does_not_fit_is_no_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(slabs.Slab, "__init__", full)

@@ -93,6 +93,21 @@ def _not_convertible(why: str) -> ModelError:
     )
 
 
+def with_channels_last(model: Any) -> Any:
+    """A model that answers `(1, i, j, k, channels)`, which is how OpenVINO computes on a CPU.
+
+    It spares a reordering of the answer, a sixth of the time of MONAI's UNet of 25 classes.
+
+    Args:
+        model: an `openvino.Model` with one output `(1, channels, i, j, k)`; not to be used any more.
+    """
+    openvino = import_quietly("openvino")
+    ops = import_quietly("openvino.opset13")
+    answer = model.output(0).get_node().input_value(0)
+    turned = ops.transpose(answer, [0, 2, 3, 4, 1])
+    return openvino.Model([turned], model.get_parameters(), model.get_friendly_name())
+
+
 def with_exact_norms(model: Any) -> int:
     """Replace instance and group norms by steps that add up in short sums, in the same model.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.inference.backends.cache import NetworkCache, fingerprint_of
-from medseg.inference.backends.convert import convert_module, with_exact_norms
+from medseg.inference.backends.convert import convert_module, with_channels_last, with_exact_norms
 from medseg.inference.backends.quiet import import_quietly
 from medseg.inference.predictor import Precision
 
@@ -113,7 +113,7 @@ def read_network(cache: NetworkCache, key: str) -> Any:
 
 
 def compile_network(model: Any, precision: Precision, threads: int) -> Any:
-    """An OpenVINO model ready to run on this processor.
+    """An OpenVINO model ready to run on this processor; it answers `(1, i, j, k, channels)`.
 
     Args:
         model: changed where its norms are replaced (`f32`).
@@ -126,6 +126,7 @@ def compile_network(model: Any, precision: Precision, threads: int) -> Any:
     core = import_quietly("openvino").Core()
     if precision == "f32":
         with_exact_norms(model)
+    model = with_channels_last(model)
     hints = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
@@ -154,7 +155,7 @@ class OpenVinoPredictor:
     """A compiled network as a `medseg.inference.predictor.Predictor`.
 
     Args:
-        compiled: takes one window.
+        compiled: takes one window; of `compile_network`.
         description: for people and the run record.
     """
 
@@ -164,6 +165,7 @@ class OpenVinoPredictor:
         self._request = compiled.create_infer_request()
         self.device: torch.device = torch.device("cpu")
         self.description = description
+        self.channels_last = True
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Answer some windows; see `Predictor`."""
@@ -178,7 +180,7 @@ class OpenVinoPredictor:
 
         given = window.contiguous().numpy()
         answers = self._request.infer([given], share_inputs=True, share_outputs=True)
-        return torch.from_numpy(answers[0])
+        return torch.from_numpy(answers[0]).movedim(-1, 1)
 
 
 def openvino_predictor(
