@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from medseg.export.tables import write_regions_csv
     from medseg.export.write import write_result
     from medseg.geometry import Geometry
+    from medseg.inference.estimate import estimate_seconds
     from medseg.inference.plan import InferencePlan, plan_inference
-    from medseg.inference.predict import predict
+    from medseg.inference.predict import plan_case, predict
     from medseg.inference.settings import InferenceSettings
     from medseg.inference.slab_inferer import SlabInferer
     from medseg.instances.edits import (
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from medseg.measure.evaluate import InstanceScore, LabelScore, evaluate_instances, evaluate_labels
     from medseg.measure.regions import Region, measure_regions
     from medseg.measure.shape import Shape, measure_shapes
+    from medseg.models.archived import set_cache_folder
     from medseg.models.card import Card
     from medseg.models.joining import join_models
     from medseg.models.loading import Model, load_model
@@ -141,6 +143,7 @@ __all__ = [
     "bright_foreground",
     "delete_objects",
     "edited",
+    "estimate_seconds",
     "evaluate_instances",
     "evaluate_labels",
     "fill_outline",
@@ -159,6 +162,7 @@ __all__ = [
     "mesh_of_mask",
     "objects_as_labels",
     "open_store",
+    "plan_case",
     "plan_inference",
     "predict",
     "read",
@@ -177,6 +181,7 @@ __all__ = [
     "separate",
     "separate_store",
     "separation_preset",
+    "set_cache_folder",
     "snap_to_edge",
     "split_object",
     "split_object_at",
@@ -191,6 +196,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "set_cache_folder": "medseg.models.archived",
+    "plan_case": "medseg.inference.predict",
+    "estimate_seconds": "medseg.inference.estimate",
     "grow_region": "medseg.annotate.grow",
     "LiveWire": "medseg.annotate.live_wire",
     "fill_outline": "medseg.annotate.live_wire",
