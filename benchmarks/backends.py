@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from engine_child import network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,32 +33,7 @@ if TYPE_CHECKING:
 NETWORKS = ("unet", "plain", "resenc", "brain")
 SIDES = ("torch", "openvino", "torch-bf16", "openvino-bf16", "openvino-int8")
 CLASSES = 25
-WIDTHS = (32, 64, 128, 256, 320, 320)
-RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6)
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_volumes" / "colin27_t1.nii.gz"
-
-
-def build(name: str) -> nn.Module:
-    """A network whose random weights are always the same."""
-    import torch
-
-    torch.manual_seed(0)
-    if name == "unet":
-        from monai.networks.nets.unet import UNet
-
-        return UNet(3, 1, CLASSES, (16, 32, 64, 128, 256), (2, 2, 2, 2), num_res_units=2)
-    from medseg.models.conv_blocks import LayerStyle, Stage
-    from medseg.models.plain_conv_unet import PlainConvUNet
-    from medseg.models.residual_encoder_unet import ResidualEncoderUNet
-
-    blocks = RESIDUAL_BLOCKS if name == "resenc" else (2,) * len(WIDTHS)
-    stages = [
-        Stage(width, (3, 3, 3), (1, 1, 1) if n == 0 else (2, 2, 2), count)
-        for n, (width, count) in enumerate(zip(WIDTHS, blocks, strict=True))
-    ]
-    decoder = (1 if name == "resenc" else 2,) * (len(WIDTHS) - 1)
-    kind = ResidualEncoderUNet if name == "resenc" else PlainConvUNet
-    return kind(1, CLASSES, stages, decoder, LayerStyle())
 
 
 def subject(name: str, side: int) -> tuple[nn.Module, tuple[int, int, int], Tensor]:
@@ -67,7 +43,7 @@ def subject(name: str, side: int) -> tuple[nn.Module, tuple[int, int, int], Tens
     if name != "brain":
         size = (side, side, side)
         windows = torch.randn((9, 1, *size), generator=torch.Generator().manual_seed(0))
-        return build(name).eval().requires_grad_(requires_grad=False), size, windows
+        return network(name, CLASSES).requires_grad_(requires_grad=False), size, windows
     import medseg
     from medseg.inference.backends.int8 import sample_windows
     from medseg.preprocess.prepare import prepare_channels

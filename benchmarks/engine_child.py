@@ -43,7 +43,8 @@ def phantom(shape: list[int], dtype: str = "float32", seed: int = 0) -> Array:
 def network(name: str, classes: int) -> Any:
     """`unet`: MONAI's UNet, classes at full width. `light`: its body of 16 features and a 1x1x1 head.
 
-    `tiny`: 16 features and a head, almost no arithmetic.
+    `plain`, `resenc`: nnU-Net's PlainConvUNet and ResEnc-M of six stages. `tiny`: 16 features and a head,
+    almost no arithmetic.
     """
     import torch
     from torch import nn
@@ -52,11 +53,41 @@ def network(name: str, classes: int) -> Any:
     if name == "tiny":
         body: nn.Module = nn.Conv3d(1, 16, 3, padding=1)
         return nn.Sequential(body, nn.ReLU(), nn.Conv3d(16, classes, 1)).eval()
+    if name in ("plain", "resenc"):
+        return nnunet_network(name, classes)
     from monai.networks.nets.unet import UNet
 
     width = classes if name == "unet" else 16
     body = UNet(3, 1, width, (16, 32, 64, 128, 256), (2, 2, 2, 2), num_res_units=2)
     return (body if name == "unet" else nn.Sequential(body, nn.Conv3d(16, classes, 1))).eval()
+
+
+def nnunet_network(name: str, classes: int) -> Any:
+    """`plain`: PlainConvUNet, two convolutions a stage. `resenc`: the residual encoder of size M."""
+    from medseg.models.conv_blocks import LayerStyle, Stage
+    from medseg.models.plain_conv_unet import PlainConvUNet
+    from medseg.models.residual_encoder_unet import ResidualEncoderUNet
+
+    widths, residual = (32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6)
+    blocks = residual if name == "resenc" else (2,) * len(widths)
+    stages = [
+        Stage(width, (3, 3, 3), (1, 1, 1) if n == 0 else (2, 2, 2), count)
+        for n, (width, count) in enumerate(zip(widths, blocks, strict=True))
+    ]
+    decoder = (1 if name == "resenc" else 2,) * (len(widths) - 1)
+    kind = ResidualEncoderUNet if name == "resenc" else PlainConvUNet
+    return kind(1, classes, stages, decoder, LayerStyle()).eval()
+
+
+def script(job: dict[str, Any]) -> None:
+    """Write the network as TorchScript, for an environment that lacks its class."""
+    import torch
+
+    net = network(job["network"], job["classes"]).requires_grad_(requires_grad=False)
+    window = torch.zeros(1, 1, *(job["window"],) * 3)
+    with torch.inference_mode():
+        trace: Any = torch.jit.trace
+        trace(net, window, check_trace=False).save(job["script"])
 
 
 def model_of(job: dict[str, Any]) -> Any:
@@ -138,6 +169,34 @@ def by_monai(job: dict[str, Any], image: Array) -> dict[str, Any]:
     return measured(job, labels, (wall, cpu, base))
 
 
+def by_nnunet(job: dict[str, Any], image: Array) -> dict[str, Any]:
+    """nnU-Net's predictor, then argmax; in its own environment, the network as TorchScript."""
+    from types import SimpleNamespace
+
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        tile_step_size=1 - job.get("overlap", 0.5),
+        use_mirroring=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    load: Any = torch.jit.load
+    predictor.network = load(job["script"])
+    predictor.allowed_mirroring_axes = None
+    predictor.configuration_manager = SimpleNamespace(patch_size=[job["window"]] * 3)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=job["classes"])
+    with torch.inference_mode():
+        for _ in range(2):  # TorchScript looks at its graph in its first two calls
+            predictor.network(torch.zeros(1, 1, *[job["window"]] * 3))
+    base = resident()
+    wall, cpu = time.perf_counter(), time.process_time()
+    scores = predictor.predict_sliding_window_return_logits(torch.from_numpy(image)[None])
+    labels = scores.argmax(0).to(torch.uint8).numpy()
+    return measured(job, labels, (wall, cpu, base))
+
+
 def resident() -> int:
     """Memory in RAM now; the highest so far counts from here."""
     Path("/proc/self/clear_refs").write_text("5")
@@ -160,8 +219,11 @@ def main() -> None:
 
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job.get("threads", 2))
+    if job["side"] == "script":
+        script(job)
+        return
     image = phantom(job["shape"], job.get("dtype", "float32"))
-    sides = {"medseg": by_medseg, "monai": by_monai}
+    sides = {"medseg": by_medseg, "monai": by_monai, "nnunet": by_nnunet}
     print(json.dumps(sides[job["side"]](job, image)))
 
 
