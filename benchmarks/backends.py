@@ -142,9 +142,9 @@ def main() -> None:
         child(json.loads(choice.child))
         return
     print("network  side             wall s    cpu s  grown MB  x wall   x cpu  labels beside torch")
-    for network in choice.networks:
+    for name in choice.networks:
         with tempfile.TemporaryDirectory() as folder:
-            measure(network, choice, Path(folder))
+            measure(name, choice, Path(folder))
 
 
 if __name__ == "__main__":

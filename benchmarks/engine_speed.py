@@ -65,9 +65,8 @@ def compare(case: str, choice: argparse.Namespace, folder: Path) -> None:
             }
     ours = best["medseg"]
     size = " x ".join(map(str, choice.shape))
-    print(
-        f"\n{case}, {CASES[case]} classes, {size}, {ours['windows']:.0f} windows of {choice.window}^3; {backend}"
-    )
+    windows = f"{ours['windows']:.0f} windows of {choice.window}^3"
+    print(f"\n{case}, {CASES[case]} classes, {size}, {windows}; {backend}")
     print(f"{'':8}{'wall s':>9}{'cpu s':>9}{'peak GB':>9}{'peak - base':>13}")
     for side, row in best.items():
         above = (row["peak"] - row["base"]) / 1e9
