@@ -130,6 +130,10 @@ def peak_memory_bytes() -> int | None:
     """Highest resident memory of this process so far; None where the system does not tell."""
     if sys.platform == "win32":
         return None
+    status = Path("/proc/self/status")
+    if status.is_file():  # `ru_maxrss` of Linux would count the program that started this one too
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,6 +21,7 @@ from medseg.batch.work import Answer, CaseTask
 from medseg.errors import MedsegError
 from medseg.files import FULL_DISK_ERRORS
 from medseg.progress import Progress
+from medseg.result import peak_memory_bytes
 
 FENCE_BYTES = 2 * 2**30
 """Room between the memory limit, which the guard looks at, and the fence, which the system holds."""
@@ -168,15 +169,6 @@ def over_limit(memory_bytes: int) -> Answer:
     )
 
 
-def _highest_resident_bytes() -> int:
-    """Of this process; 0 where the system does not tell. `ru_maxrss` would count its parent's too."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-
-
 def warm_up(task: CaseTask) -> Answer:
     """Load what all cases need."""
     with _Boundary() as boundary:
@@ -189,7 +181,7 @@ def perform(task: CaseTask, case: Case, part: Path) -> Answer:
     with _Boundary() as boundary:
         facts = task(case, part, _OWN[0].say)
         boundary.answer = Answer(facts=facts, files=file_list(part))
-    if boundary.answer.code == "OUT_OF_MEMORY" and _highest_resident_bytes() > _LIMIT[0]:
+    if boundary.answer.code == "OUT_OF_MEMORY" and (peak_memory_bytes() or 0) > _LIMIT[0]:
         # The fence was faster than a guard that a busy machine held up; the reason is the same.
         boundary.answer = over_limit(_LIMIT[0])
     files = [path for source in case.sources for path in (source.path, *source.files)]

@@ -193,20 +193,20 @@ def test_settings_out_of_bounds(setting: dict[str, Any]) -> None:
 
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 import numpy as np
 from medseg.geometry import Geometry
 from medseg.inference.plan import plan_inference
 from medseg.inference.predict import predict
 from medseg.models.loading import load_model
+from medseg.result import peak_memory_bytes
 from medseg.volume import Volume
 model = load_model(sys.argv[1], device="cpu")
 geometry = Geometry.from_spacing((160, 160, int(sys.argv[2])), (1, 1, 1))
 volume = Volume(np.random.default_rng(0).integers(0, 999, geometry.shape).astype(np.int16), geometry)
 plan = plan_inference(geometry, model)
 predict(volume, model)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"planned": plan.peak_bytes, "measured": peak}))
+print(json.dumps({"planned": plan.peak_bytes, "measured": peak_memory_bytes()}))
 """
 
 
