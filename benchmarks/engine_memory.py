@@ -3,6 +3,7 @@
 `body`: a whole body, 512 x 512 x 600 voxels of 0.9 x 0.9 x 1.5 mm, 117 classes at 1.5 mm, a network of
 almost no arithmetic with a 1x1x1 head; then half the slices, then a third of the classes. What grows with
 the slices are scan, prepared image and labels, a few bytes per voxel; slab and network do not.
+`--network plain`: the first of these with nnU-Net's PlainConvUNet in windows of 128^3 (half an hour).
 `flat`: 25 classes, 256 x 256 x 192 voxels and twice as many, beside MONAI with the same network, whose
 scores of the whole volume double.
 
@@ -20,13 +21,13 @@ BODY = {"source_mm": [0.9, 0.9, 1.5], "grid_mm": [1.5, 1.5, 1.5], "dtype": "int1
 
 
 def job_of(shape: tuple[int, int, int], classes: int, choice: argparse.Namespace) -> dict[str, Any]:
-    """One run of a tiny network."""
+    """One run."""
     return {
         "side": "medseg",
-        "network": "tiny",
+        "network": choice.network,
         "classes": classes,
         "shape": [n // choice.scale for n in shape],
-        "window": 96 // choice.scale,
+        "window": (96 if choice.network == "tiny" else 128) // choice.scale,
         "threads": choice.threads,
         "warm": False,
         "settings": {"backend": choice.backend} if choice.backend else {},
@@ -54,16 +55,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--case", choices=("body", "flat"), action="append")
     parser.add_argument("--backend", default="torch")
+    parser.add_argument("--network", choices=("tiny", "plain"), default="tiny")
     choice = parser.parse_args()
     print(
         f"{'case':6}{'side':8}{'voxels':>14}{'classes':>8}{'wall s':>9}{'peak GB':>9}{'peak - base':>13}"
         f"{'planned':>10}{'ratio':>8}"
     )
     if "body" in (choice.case or ["body"]):
-        for slices, classes in ((600, 117), (300, 117), (600, 39)):
+        cases = ((600, 117), (300, 117), (600, 39))
+        for slices, classes in cases if choice.network == "tiny" else cases[:1]:
             job = job_of((512, 512, slices), classes, choice) | BODY
             tell("body", job, run(job))
-    if "flat" in (choice.case or ["flat"]):
+    if choice.network == "tiny" and "flat" in (choice.case or ["flat"]):
         for slices in (192, 384):
             for side in ("medseg", "monai"):
                 job = job_of((256, 256, slices), 25, choice) | {"side": side}
