@@ -1,0 +1,321 @@
+"""The Correct panel: tools that propose labels, a preview, Apply or Cancel, and nothing lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtWidgets import QComboBox, QFormLayout, QGridLayout, QLabel, QStackedWidget, QWidget
+
+from medseg import Edit, Proposal, accept_proposal
+from napari_plugin.autosave import Autosave, RecoveryBox
+from napari_plugin.canvas import on_click, voxel_at
+from napari_plugin.history import history_of
+from napari_plugin.jobs import Ended
+from napari_plugin.layers import PREVIEW
+from napari_plugin.panel import Button, Panel
+from napari_plugin.target_box import TargetBox
+from napari_plugin.tools import GrowTool, ScribbleTool, SlicesTool, Target, Tool
+from napari_plugin.wire_tool import WireTool
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Labels
+    from qtpy.QtGui import QCloseEvent
+
+PREVIEW_NAME = "Preview"
+
+_ERASES = (1.0, 1.0, 1.0, 0.8)
+"""Colour of what a preview takes away."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a preview was computed for.
+
+    Attributes:
+        target: layers and label.
+        revision: how often the labels had changed; None where the preview does not depend on them.
+    """
+
+    target: Target
+    revision: int | None
+
+
+class CorrectPanel(Panel):
+    """Correct a labels layer with tools that know edges, intensities and shapes.
+
+    Args:
+        napari_viewer: napari's; it finds this argument by its name.
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer)
+        self.tools: tuple[Tool, ...] = (WireTool(), GrowTool(), ScribbleTool(), SlicesTool())
+        self.tool: Tool | None = None
+        self.proposal: tuple[Asked, Proposal] | None = None
+        self.held: tuple[Asked, Proposal] | None = None
+        self.preview_layer: Labels | None = None
+        self.previews, self.applying = self.latest(), self.latest()
+        self.autosave = Autosave(napari_viewer, self)
+        self.recovery = RecoveryBox(self.autosave, self.say)
+        self.chosen = TargetBox(self)
+        self._revision = 0
+        self._lay_out()
+        self._connect()
+        self._update_buttons()
+
+    def _lay_out(self) -> None:
+        self.tool_choice = QComboBox()
+        self.tool_choice.addItems(["choose a tool", *(tool.title for tool in self.tools)])
+        self.words = QLabel()
+        self.words.setWordWrap(True)
+        self.forms = QStackedWidget()
+        self.forms.addWidget(QWidget())
+        for tool in self.tools:
+            self.forms.addWidget(tool)
+        self.preview_button = Button("Preview", "Compute what the tool proposes", press=self.preview)
+        self.apply_button = Button("Apply (Enter)", "Write the preview into the labels", press=self.apply)
+        self.cancel_button = Button(
+            "Cancel (Esc)", "Drop preview, clicks, strokes", press=self.cancel_preview
+        )
+        self.held_button = Button("Show the held preview anyway", press=self.show_held)
+        self.held_button.setVisible(False)
+        self.undo_button = Button("Undo (Ctrl+Z)", "Take the last change of the labels back", press=self.undo)
+        self.redo_button = Button("Redo (Ctrl+Shift+Z)", "Make the change again", press=self.redo)
+        form = QFormLayout()
+        form.addRow("Tool", self.tool_choice)
+        grid = QGridLayout()
+        for column, button in enumerate((self.preview_button, self.apply_button, self.cancel_button)):
+            grid.addWidget(button, 0, column)
+        grid.addWidget(self.undo_button, 1, 0)
+        grid.addWidget(self.redo_button, 1, 1, 1, 2)
+        self.box.addWidget(self.recovery)
+        self.box.addWidget(self.chosen)
+        self.box.addLayout(form)
+        for part in (self.words, self.forms):
+            self.box.addWidget(part)
+        self.box.addLayout(grid)
+        self.box.addWidget(self.held_button)
+        self.finish_layout()
+
+    def _connect(self) -> None:
+        self.chosen.changed.connect(self._retarget)
+        self.chosen.edited.connect(self._labels_changed)
+        self.tool_choice.currentIndexChanged.connect(self._chose_tool)
+        for tool in self.tools:
+            tool.asks_preview.connect(self.preview)
+            tool.says.connect(self.say)
+        self.autosave.failed.connect(self.fail)
+        viewer = self.viewer
+        viewer.mouse_drag_callbacks.append(on_click(self.clicked))
+        viewer.mouse_move_callbacks.append(self._moved)
+        self._bind_undo(viewer)
+        viewer.bind_key("Enter", lambda _viewer: self.enter(), overwrite=True)
+        viewer.bind_key("Escape", lambda _viewer: self.cancel_preview(), overwrite=True)
+
+    def _retarget(self) -> None:
+        """Let the tool work on what is chosen now."""
+        layer = self.chosen.layer
+        if layer is not None:
+            self._bind_undo(layer)
+        if self.tool is not None and not self.chosen.missing():
+            tool = self.tool
+            self.attempt(lambda: tool.begin(self.chosen.target()))
+        self._update_buttons()
+
+    def _bind_undo(self, place: Any) -> None:
+        """One Ctrl+Z for strokes and tools: napari's own knows of strokes alone."""
+        place.bind_key("Control-Z", lambda _place: self.undo(), overwrite=True)
+        place.bind_key("Control-Shift-Z", lambda _place: self.redo(), overwrite=True)
+
+    def _labels_changed(self) -> None:
+        self._revision += 1
+        self._update_buttons()
+
+    def _chose_tool(self, index: int) -> None:
+        self.drop_preview()
+        if self.tool is not None:
+            self.tool.end()
+        self.tool = self.tools[index - 1] if index else None
+        self.forms.setCurrentIndex(index)
+        self.words.setText(self.tool.words if self.tool is not None else "")
+        self._retarget()
+
+    # ------------------------------------------------------------------ the pointer
+
+    def clicked(self, position: Any) -> None:
+        """A click in the viewer: the tool decides what it means.
+
+        Args:
+            position: of the viewer's world.
+        """
+        tool = self.tool
+        if tool is None or tool.target is None or tool.target.scan not in self.viewer.layers:
+            return
+        active = self.viewer.layers.selection.active
+        if active is not None and str(getattr(active, "mode", "pan_zoom")) not in ("pan_zoom", "transform"):
+            return  # a brush is at work
+        if self.viewer.dims.ndisplay == 3:
+            self.say("Clicks count on slices: switch the viewer to 2D.")
+            return
+        voxel = voxel_at(tool.target.scan, position)
+        if voxel is not None:
+            self.attempt(lambda: tool.click(voxel))
+
+    def _moved(self, _viewer: Viewer, event: Any) -> None:
+        tool = self.tool
+        if tool is not None and tool.target is not None and self.viewer.dims.ndisplay == 2:
+            voxel = voxel_at(tool.target.scan, event.position)
+            if voxel is not None:
+                tool.move(voxel)
+
+    def enter(self) -> None:
+        """Close what is being drawn; else apply what is previewed."""
+        if self.tool is None or not self.tool.finish():
+            self.apply()
+
+    # ------------------------------------------------------------------ preview, apply, undo
+
+    def preview(self) -> None:
+        """Compute what the tool proposes, beside the window; only the newest question is answered."""
+        tool = self.tool
+        if tool is None or not self.attempt(lambda: setattr(tool, "target", self.chosen.target())):
+            return
+        compute, target = tool.work(), tool.target
+        if compute is None or target is None:
+            return
+        asked = Asked(target, self._revision if tool.reads_labels else None)
+        self.previews.ask(lambda _report, _cancel: compute(), lambda ended: self._previewed(asked, ended))
+
+    def _previewed(self, asked: Asked, ended: Ended) -> None:
+        if not ended.is_done:
+            self.drop_preview()
+            self.fail(ended)
+            return
+        target = asked.target
+        is_gone = target.labels not in self.viewer.layers or target.scan not in self.viewer.layers
+        if is_gone or asked.revision not in (None, self._revision):
+            self.held = (asked, ended.value)
+            self.held_button.setVisible(target.labels in self.viewer.layers)
+            what = "its layer was closed" if is_gone else "the labels were changed"
+            self.say(f"A preview is ready, but {what} meanwhile: it is held, not shown.")
+            return
+        self.show_preview(asked, ended.value)
+
+    def show_preview(self, asked: Asked, proposal: Proposal) -> None:
+        """Lay a proposal over the labels; nothing is written yet."""
+        self.proposal = (asked, proposal)
+        labels = asked.target.labels
+        scale = np.asarray(labels.scale)
+        corner = np.asarray(labels.translate) + scale * proposal.start
+        if self.preview_layer is None or self.preview_layer not in self.viewer.layers:
+            active = self.viewer.layers.selection.active
+            self.preview_layer = self.viewer.add_labels(
+                proposal.ids,
+                name=PREVIEW_NAME,
+                opacity=0.8,
+                scale=scale,
+                translate=corner,
+                units=labels.units,
+                axis_labels=labels.axis_labels,
+                metadata={PREVIEW: True},
+            )
+            self.viewer.layers.selection.active = active
+        else:
+            self.preview_layer.data, self.preview_layer.translate = proposal.ids, corner
+        self.preview_layer.colormap = _colours(labels, proposal)
+        voxels = int(np.count_nonzero(proposal.ids))
+        ml = voxels * float(np.prod(scale)) / 1000
+        self.say(f"{voxels} voxels, {ml:.3g} ml. Enter applies, Esc cancels.")
+        self._update_buttons()
+
+    def show_held(self) -> None:
+        """Show a preview that was held because the labels changed meanwhile."""
+        held, self.held = self.held, None
+        self.held_button.setVisible(False)
+        if held is not None and held[0].target.labels in self.viewer.layers:
+            self.show_preview(*held)
+
+    def apply(self) -> None:
+        """Write the preview into the labels, but for what is locked."""
+        if self.proposal is None:
+            return
+        asked, proposal = self.proposal
+        labels = asked.target.labels
+        array, locked = np.asarray(labels.data), history_of(labels).locked
+
+        def decide(_report: Any, _cancel: Any) -> Edit:
+            return accept_proposal(array, proposal, locked)
+
+        self.applying.ask(decide, lambda ended: self._apply(asked, ended))
+
+    def _apply(self, asked: Asked, ended: Ended) -> None:
+        labels = asked.target.labels
+        if not ended.is_done:
+            self.fail(ended)
+            return
+        if labels not in self.viewer.layers:
+            self.say("The labels were closed meanwhile; nothing was written.")
+            return
+        edit = ended.value
+        changed = int((edit.before != edit.after).sum())
+        if self.attempt(lambda: history_of(labels).do(edit) if changed else None):
+            self.drop_preview()
+            if self.tool is not None:
+                self.tool.clear()
+            self.say(f"{changed} voxels changed." if changed else "Nothing changed: locked, or so already.")
+
+    def drop_preview(self) -> None:
+        """Take the preview away; nothing was written."""
+        self.previews.forget()
+        self.proposal = self.held = None
+        self.held_button.setVisible(False)
+        if self.preview_layer is not None and self.preview_layer in self.viewer.layers:
+            self.viewer.layers.remove(self.preview_layer)
+        self.preview_layer = None
+        self._update_buttons()
+
+    def cancel_preview(self) -> None:
+        """Drop preview, clicks and strokes."""
+        self.drop_preview()
+        if self.tool is not None:
+            self.tool.clear()
+        self.say("Nothing was changed.")
+
+    def undo(self) -> None:
+        """Take back the last change of the labels: of a tool, of the brush, of another panel."""
+        if self.chosen.history is not None and not self.chosen.history.undo():
+            self.say("There is nothing to undo.")
+
+    def redo(self) -> None:
+        """Make again what was undone last."""
+        if self.chosen.history is not None and not self.chosen.history.redo():
+            self.say("There is nothing to redo.")
+
+    def _update_buttons(self) -> None:
+        missing = self.chosen.missing() or ("" if self.tool is not None else "Choose a tool first")
+        self.preview_button.allow(missing)
+        nothing = "" if self.proposal is not None else "There is no preview yet"
+        self.apply_button.allow(nothing)
+        self.cancel_button.allow("" if self.tool is not None else nothing)
+        history = self.chosen.history
+        self.undo_button.allow("" if history is not None and history.done else "Nothing was changed yet")
+        self.redo_button.allow("" if history is not None and history.undone else "Nothing was undone")
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Take away what a tool showed."""
+        if self.tool is not None:
+            self.tool.end()
+        super().closeEvent(event)
+
+
+def _colours(labels: Labels, proposal: Proposal) -> Any:
+    """The colours of the labels, and one for what is taken away."""
+    from napari.utils.colormaps import direct_colormap
+
+    clear = np.zeros(4)
+    colours: dict[int | None, Any] = {None: clear, 0: clear, Proposal.ERASE: np.array(_ERASES)}
+    ids = [int(i) for i in np.unique(proposal.ids) if i > 0]
+    return direct_colormap(colours | {i: np.asarray(labels.get_color(i)) for i in ids})
