@@ -39,7 +39,9 @@ def scans(folder: Path, name: str, channels: int, codes: str) -> list[Path]:
     import nibabel as nib
 
     spacing = SPACING_MM.get(name, (1.37, 1.21, 2.3))
-    geometry = Geometry.from_spacing((38, 33, 27), spacing).reorient(codes)
+    # An even number of planes may put one half-way between two of the grid: such voxels go home in MONAI
+    # by the rounding of its last digit.
+    geometry = Geometry.from_spacing((39, 33, 27), spacing).reorient(codes)
     chance = np.random.default_rng(5)
     files = []
     for channel in range(channels):
