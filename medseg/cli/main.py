@@ -30,7 +30,7 @@ VERBS = {
     "receive": "Receive studies from a scanner or PACS and segment them (extra: network).",
     "send": "Send DICOM files to a PACS and tell which were stored (extra: network).",
     "fetch": "List and fetch series of a DICOMweb service (extra: network).",
-    "train": "Let a model of objects, such as nuclei, go on learning from your own annotated images.",
+    "train": "Train a model on your own images and labels, or let one go on learning from them.",
     "models": "List the models at hand, or show one.",
     "doctor": "Tell what works on this machine: versions, devices, memory.",
 }

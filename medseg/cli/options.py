@@ -25,7 +25,7 @@ HEADINGS = {
     "SeparationFlags": "How objects are told apart",
     "RefinementSettings": "How labels attract each other",
     "ExportSettings": "What is written",
-    "FineTuneSettings": "How it learns",
+    "TrainFlags": "How it learns",
     "SourceFlags": "Parameters",
     "SegmentFlags": "Parameters",
     "BatchFlags": "Parameters",

@@ -1,47 +1,106 @@
-"""`medseg train`: a model of objects goes on learning from a user's own images."""
+"""`medseg train`: from images and labels to a model, or from a model to one that knows more."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from medseg.cli.options import Json, takes_settings
-from medseg.cli.screen import print_json, progress_bar, say
+from medseg.cli.screen import print_json, print_table, progress_bar, say
 from medseg.cli.segment import require_writable
-from medseg.training.settings import FineTuneSettings
+from medseg.training.settings import FineTuneSettings, TrainingSettings
 
 
-@takes_settings(settings=FineTuneSettings)
+@dataclass(frozen=True)
+class TrainFlags(TrainingSettings):
+    """Choices of both ways to train; 0 steps and a rate of 0 leave the choice to the way that is gone."""
+
+    synthetic_windows: int = field(
+        default=FineTuneSettings.synthetic_windows,
+        metadata={**FineTuneSettings.__dataclass_fields__["synthetic_windows"].metadata},
+    )
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Of a training from images and labels alone."""
+        return TrainingSettings(**{item.name: getattr(self, item.name) for item in fields(TrainingSettings)})
+
+    @property
+    def fine_tuning(self) -> FineTuneSettings:
+        """Of a training that starts from a model."""
+        given = {item.name: getattr(self, item.name) for item in fields(FineTuneSettings)}
+        return FineTuneSettings(**{name: value for name, value in given.items() if value or name in _ZEROS})
+
+
+_ZEROS = ("synthetic_windows", "seed", "threads")
+"""Fields of `FineTuneSettings` in which 0 is a choice."""
+
+
+@takes_settings(flags=TrainFlags)
 def train(
     dataset: Path,
     /,
     *,
-    start: Annotated[str, Parameter(name="--from", negative=())],
     output: Annotated[Path, Parameter(alias="-o")],
-    settings: FineTuneSettings,
+    start: Annotated[str, Parameter(name="--from", negative=())] = "",
+    flags: TrainFlags,
     json: Json = False,
 ) -> None:
-    """Fine-tune a model of objects, such as nuclei, on annotated images; writes a model to segment with.
+    """Train a model on images and labels; it is ready for `medseg segment --model`.
 
-    The dataset is a folder with `images/NAME.tif` and `labels/NAME.tif` (or another image format): every
-    object of an image has its own number, 0 is background. One annotated crop is a beginning. Stopped,
-    the same command goes on where it was.
+    The dataset is a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz` (any readable format, folders
+    of DICOM slices with SEG or RTSTRUCT too), or in nnU-Net's layout, or a MONAI datalist, or a CSV. It is
+    checked first; plan and pace fit this machine and `--minutes`. Stopped, the same command goes on where
+    it was.
 
     Args:
-        dataset: folder with images and labels.
-        start: the model to start from, by name or folder.
+        dataset: folder, datalist or table.
         output: model folder to make.
-        settings: how it learns.
+        start: a model of objects to start from, by name or folder, such as nuclei; a new one if not given.
+        flags: how it learns.
         json: print one JSON object on standard output.
     """
+    require_writable(output.parent)
+    if start:
+        _go_on(dataset, start, output, flags.fine_tuning, json=json)
+    else:
+        _from_nothing(dataset, output, flags.training, json=json)
+
+
+def _from_nothing(dataset: Path, output: Path, settings: TrainingSettings, *, json: bool) -> None:
+    from medseg.training.train_model import train as train_model
+
+    with progress_bar() as report:
+        done = train_model(dataset, output, settings, report, tell=say)
+    if json:
+        print_json(
+            {
+                "output": str(done.folder),
+                "cases": done.cases,
+                "held_out": done.held_out,
+                "scores": done.scores,
+                "faults": done.faults,
+                "steps": done.steps,
+            }
+        )
+        return
+    if done.scores:
+        rows = [[name, f"{score:.3f}"] for name, score in done.scores.items()]
+        print_table(f"Held-out cases: {done.held_out}", ["class", "Dice"], rows, numbers=(1,))
+    else:
+        say("note: no case was held out, so nobody knows how well the model works")
+    say(f"written: {done.folder}; use it with --model {done.folder}")
+
+
+def _go_on(dataset: Path, start: str, output: Path, settings: FineTuneSettings, *, json: bool) -> None:
     from medseg.models.loading import load_model
     from medseg.models.registry import find_model
     from medseg.training.annotated import read_pairs
     from medseg.training.fine_tune import fine_tune
 
-    require_writable(output.parent)
     find_model(start)  # a wrong name is told before anything is read
     pairs = read_pairs(dataset)
     model = load_model(start, device="cpu")

@@ -90,7 +90,7 @@ def pictures(result: Result) -> dict[str, bytes]:
     if result.instances is not None:
         drawn["instances"] = draw_sections(result.instances, result.image)
         drawn["sizes"] = draw_sizes([r for r in result.regions if r.kind == "object"])
-    return {name: _png(picture) for name, picture in drawn.items()}
+    return {name: png_of(picture) for name, picture in drawn.items()}
 
 
 def largest_sections(labels: LabelVolume, image: Volume | None = None) -> tuple[Section, ...]:
@@ -279,7 +279,8 @@ def _write_text(draw: Any, place: tuple[int, int], text: str) -> None:
     draw.text(place, text, fill=INK, font=ImageFont.load_default(13))
 
 
-def _png(picture: Image) -> bytes:
+def png_of(picture: Image) -> bytes:
+    """The bytes of a PNG file."""
     stream = io.BytesIO()
     picture.save(stream, format="PNG")
     return stream.getvalue()

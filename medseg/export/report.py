@@ -46,18 +46,34 @@ def report_page(result: Result, shapes: Mapping[int, Shape]) -> str:
         result: what to tell of.
         shapes: object id -> form; may be empty.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    template = resources.files("medseg.export").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
     shown = [(name, base64.b64encode(png).decode()) for name, png in pictures(result).items()]
-    return page.render(
+    return rendered(
+        "medseg.export",
+        "report.html.j2",
         headline=" · ".join(_headline(result)),
         warnings=result.record.warnings,
         pictures=shown,
         tables=list(_tables(result, shapes)),
         provenance=list(_provenance(result)),
     )
+
+
+def rendered(package: str, template: str, **content: Any) -> str:
+    """A page of the house: one style, no script, every word escaped.
+
+    Args:
+        package: that holds the template.
+        template: its name; it extends `page.html.j2`.
+        content: what it shows.
+    """
+    from jinja2 import DictLoader, Environment, StrictUndefined
+
+    sources = {"page.html.j2": "medseg.export", template: package}
+    texts = {name: resources.files(home).joinpath(name).read_text("utf-8") for name, home in sources.items()}
+    house = Environment(
+        loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return house.get_template(template).render(**content)
 
 
 def _headline(result: Result) -> Iterator[str]:

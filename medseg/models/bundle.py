@@ -8,6 +8,7 @@ executed, unless the user trusts its code (`trusted`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from medseg.models.bundle_config import (
     refuse_hostile_code,
     refused,
 )
-from medseg.models.bundle_medseg import detection_of, is_inside, separation_of
+from medseg.models.bundle_medseg import detection_of, is_inside, members_of, separation_of
 from medseg.models.bundle_metadata import first_format, input_names, lower_outputs, modality_of
 from medseg.models.bundle_outputs import Postprocessing, lower_inferer, lower_postprocessing
 from medseg.models.bundle_steps import Preprocessing, lower_preprocessing, unsupported
@@ -59,7 +60,7 @@ def read_bundle(folder: Path, trust_code: bool = False) -> Card:
     config = _config(folder, trust_code=trust_code)
     if not trust_code:
         refuse_hostile_code(metadata)
-    network = _network(config, folder)
+    network = replace(_network(config, folder), member_files=members_of(metadata))
     named = str(metadata.get("name", "")).strip()
     is_word = bool(named) and not any(c.isspace() or c in "/\\" for c in named)
     name = named if is_word else folder.resolve().name
@@ -139,8 +140,8 @@ def _largest(after: Postprocessing, output_ids: tuple[int, ...]) -> tuple[int, .
 
 def bundle_weights(folder: Path, card: Card) -> tuple[Path, ...]:
     """The files that hold a bundle's weights."""
-    own = folder / card.network.weights_file
-    return (own,) if card.detection is None else (own, folder / card.detection.masks.weights_file)
+    own = tuple(folder / name for name in (card.network.weights_file, *card.network.member_files))
+    return own if card.detection is None else (*own, folder / card.detection.masks.weights_file)
 
 
 def build_bundle(folder: Path, card: Card, trust_code: bool = False) -> BuiltNetwork:
@@ -156,7 +157,9 @@ def build_bundle(folder: Path, card: Card, trust_code: bool = False) -> BuiltNet
     """
     network, dropped = _built(folder, card.network, trust_code=trust_code)
     if card.detection is None:
-        return BuiltNetwork(network, notes=dropped)
+        others = (replace(card.network, weights_file=file) for file in card.network.member_files)
+        members = tuple(_built(folder, other, trust_code=trust_code)[0] for other in others)
+        return BuiltNetwork(network, members, notes=dropped)
     masks, more_dropped = _built(folder, card.detection.masks)
     return BuiltNetwork(network, masks=masks, notes=dropped + more_dropped)
 

@@ -10,6 +10,11 @@ A model that learned to tell touching objects apart says how its depth is read (
 `LearnedDistance`):
 
     "medseg": {"separation": {"height": "learned-distance", "diameter_voxels": 12, "persistence": 0.1}}
+
+A model of several networks of one kind, such as the folds of a cross-validation, names the weights of the
+others beside `models/model.pt`; their answers are averaged:
+
+    "medseg": {"members": ["models/fold_1.pt", "models/fold_2.pt"]}
 """
 
 from __future__ import annotations
@@ -84,6 +89,18 @@ def separation_of(metadata: Mapping[str, Any]) -> LearnedDistance | None:
             f"{', '.join(sorted(known))}; repair metadata.json",
         )
     return LearnedDistance(**{key: float(value) for key, value in stated.items()})
+
+
+def members_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The weights of further networks that the `medseg` block names; mostly none.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, something that is no list of files inside the bundle.
+    """
+    stated = mapping(metadata.get("medseg")).get("members", [])
+    if not isinstance(stated, list) or not all(is_inside(file) for file in stated):
+        raise ModelError("BAD_BUNDLE", "expected files inside the bundle as members; repair metadata.json")
+    return tuple(stated)
 
 
 def is_inside(file: Any) -> bool:

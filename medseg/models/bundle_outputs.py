@@ -14,6 +14,7 @@ from medseg.models.expressions import Unreadable, claim_order
 _NO_EFFECT = frozenset({
     "SaveImage", "EnsureType", "ToTensor", "ToDevice", "CastToType", "SelectItems", "Identity", "DataStats",
     "DeleteItems", "CopyItems",
+    "MeanEnsemble",  # the engine averages the answers of a card's members
 })  # fmt: skip
 
 

@@ -31,29 +31,34 @@ def write_bundle(
     """
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    weights = {key: value.contiguous() for key, value in network.state_dict().items()}
-    torch.save(weights, folder / "models" / "model.pt")
+    write_weights(network, folder / "models" / "model.pt")
     for name, content in (("metadata", metadata), ("inference", inference), ("recipe", recipe)):
         text = json.dumps(content, indent=2) + "\n"
         (folder / "configs" / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def write_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights, on the CPU and each in memory of its own."""
+    torch.save({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, path)
 
 
 def bundle_metadata(
     about: Mapping[str, Any],
     *,
     modality: str,
-    image: str,
-    divisor: int,
+    images: Sequence[str],
+    shape: Sequence[int | str],
     channels: Mapping[str, str],
     own: Mapping[str, Any],
 ) -> Config:
     """`configs/metadata.json`.
 
     Args:
-        about: name, version, changelog, task, description, references, licence.
-        modality: of the image.
-        image: what the image shows.
-        divisor: shapes that the network takes are multiples of it.
+        about: name, version, changelog, task, description, references; authors, copyright and license
+            where they are not those of the bundled models.
+        modality: of the images.
+        images: what each input channel shows.
+        shape: that the network takes along each axis, such as `"8*n"` or 48.
         channels: name of every output channel.
         own: the block that medseg reads and MONAI ignores.
     """
@@ -61,12 +66,12 @@ def bundle_metadata(
         "type": "image",
         "format": "magnitude",
         "modality": modality,
-        "num_channels": 1,
-        "spatial_shape": [f"{divisor}*n"] * 3,
+        "num_channels": len(images),
+        "spatial_shape": list(shape),
         "dtype": "float32",
         "value_range": [0, 1],
         "is_patch_data": True,
-        "channel_def": {"0": image},
+        "channel_def": {str(n): name for n, name in enumerate(images)},
     }
     scores = seen | {
         "format": "segmentation",
@@ -81,23 +86,33 @@ def bundle_metadata(
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {"nibabel": "5.3.0"},
-        **about,
         "authors": "The medseg developers",
         "copyright": "Copyright (c) The medseg developers",
         "license": "Apache-2.0",
+        **about,
         "network_data_format": {"inputs": {"image": seen}, "outputs": {"pred": scores}},
         "medseg": dict(own),
     }
 
 
-def preprocessing(
-    spacing_mm: float, percentiles: tuple[float, float], orientation: str | None
-) -> list[Config]:
+def percentiles(lower: float, upper: float) -> Config:
+    """The transform that makes 0 and 1 of two percentiles of an image, and clips what lies beyond."""
+    return {
+        "_target_": "ScaleIntensityRangePercentilesd",
+        "lower": lower,
+        "upper": upper,
+        "b_min": 0.0,
+        "b_max": 1.0,
+        "clip": True,
+    }
+
+
+def preprocessing(spacing_mm: Sequence[float], scaling: Config, orientation: str | None) -> list[Config]:
     """From a file to the network.
 
     Args:
-        spacing_mm: of the network's isotropic grid.
-        percentiles: of the image that become 0 and 1; what lies beyond is clipped.
+        spacing_mm: of the network's grid.
+        scaling: transform of intensities, without its keys.
         orientation: axis codes of the network's grid; None keeps the file's.
     """
     turned = (
@@ -107,16 +122,8 @@ def preprocessing(
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         *turned,
-        {"_target_": "Spacingd", "keys": "image", "pixdim": [spacing_mm] * 3, "mode": "bilinear"},
-        {
-            "_target_": "ScaleIntensityRangePercentilesd",
-            "keys": "image",
-            "lower": percentiles[0],
-            "upper": percentiles[1],
-            "b_min": 0.0,
-            "b_max": 1.0,
-            "clip": True,
-        },
+        {"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing_mm), "mode": "bilinear"},
+        {"_target_": scaling["_target_"], "keys": "image", **scaling},
         {"_target_": "EnsureTyped", "keys": "image"},
     ]
 
@@ -149,6 +156,7 @@ def inference_config(
     before: Sequence[Config],
     after: Sequence[Config],
     padding: str | None = None,
+    overlap: float = 0.5,
 ) -> Config:
     """`configs/inference.json`.
 
@@ -158,6 +166,7 @@ def inference_config(
         before: steps of `preprocessing`.
         after: steps of `postprocessing`.
         padding: how an image smaller than a window is filled up; None keeps MONAI's, zeros.
+        overlap: part of a window that the next one shares.
     """
     return {
         "bundle_root": ".",
@@ -174,7 +183,7 @@ def inference_config(
             "_target_": "SlidingWindowInferer",
             "roi_size": list(window),
             "sw_batch_size": 1,
-            "overlap": 0.5,
+            "overlap": overlap,
             "mode": "gaussian",
             **({} if padding is None else {"padding_mode": padding}),
         },
@@ -199,6 +208,37 @@ def inference_config(
         },
         "initialize": ["$monai.utils.set_determinism(seed=0)"],
         "run": ["$@evaluator.run()"],
+    }
+
+
+def ensemble_config(inference: Config, member_files: Sequence[str]) -> Config:
+    """The configuration with further networks of the same kind, whose answers are averaged.
+
+    Args:
+        inference: of `inference_config`.
+        member_files: weights of the others, such as `"models/fold_1.pt"`.
+    """
+    names = ["network", *(f"network_{n}" for n in range(1, len(member_files) + 1))]
+    keys = [f"pred_{n}" for n in range(len(names))]
+    config = dict(inference)
+    loaders = list(config["handlers"])
+    for name, file in zip(names[1:], member_files, strict=True):
+        config[f"{name}_def"] = config["network_def"]
+        config[name] = f"$@{name}_def.to(@device)"
+        own = {"load_path": f"$@bundle_root + '/{file}'", "load_dict": {"model": f"@{name}"}}
+        loaders.append(loaders[0] | own)
+    mean = {"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"}
+    after = config["postprocessing"]["transforms"]
+    evaluator = {k: v for k, v in config["evaluator"].items() if k != "network"}
+    return config | {
+        "handlers": loaders,
+        "postprocessing": config["postprocessing"] | {"transforms": [mean, *after]},
+        "evaluator": evaluator
+        | {
+            "_target_": "EnsembleEvaluator",
+            "networks": [f"@{name}" for name in names],
+            "pred_keys": keys,
+        },
     }
 
 

@@ -185,10 +185,10 @@ def _from_list(path: Path) -> Dataset:
     about = _parsed(path)
     if not isinstance(about.get("training"), list):
         raise _bad_list(path, "a list under training")
-    entries = [(entry, None) for entry in about["training"]]
     held_out = about.get("validation")
-    if isinstance(held_out, list) and held_out:
-        entries = [(entry, ALWAYS_TRAINING) for entry, _ in entries] + [(entry, 0) for entry in held_out]
+    held_out = held_out if isinstance(held_out, list) else []
+    others = ALWAYS_TRAINING if held_out else None
+    entries = [*((entry, others) for entry in about["training"]), *((entry, 0) for entry in held_out)]
     cases, faults = [], []
     for entry, fold in entries:
         if not isinstance(entry, Mapping) or "image" not in entry:

@@ -49,6 +49,8 @@ class CaseFacts:
         is_named: whether names count and not ids (DICOM).
         intensities: for each channel a sample of the foreground, or of everything where there is none.
         zero_share: part of the first image that is exactly 0.
+        lowest: finite value of the first image.
+        pieces: connected ones of the foreground.
         image_sha256: of the voxels and the grid of all images together.
         label_sha256: likewise.
         fold: as in `Case`.
@@ -63,6 +65,8 @@ class CaseFacts:
     is_named: bool
     intensities: tuple[FloatArray, ...]
     zero_share: float
+    lowest: float
+    pieces: int
     image_sha256: str
     label_sha256: str
     fold: int | None = None
@@ -91,6 +95,29 @@ class CheckedDataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grave", tuple(fault for fault in self.faults if fault.is_grave))
+
+    @property
+    def classes_by_name(self) -> bool:
+        """Whether a case's own names say which class an id is (DICOM)."""
+        return any(one.is_named for one in self.facts) and not self.has_objects
+
+    def class_of(self, names: Mapping[int, str], label_id: int) -> int:
+        """The class that an id of one case means; 0 where it is none that is learned.
+
+        Args:
+            names: of that case's label file.
+            label_id: above 0.
+        """
+        if self.has_objects:
+            return 1
+        if not self.classes_by_name:
+            return label_id if label_id in self.class_names else 0
+        name = names.get(label_id, f"label {label_id}")
+        return next((i for i, known in self.class_names.items() if known == name), 0)
+
+    def class_voxels(self, facts: CaseFacts, class_id: int) -> int:
+        """How many voxels of a case belong to a class."""
+        return sum(n for i, n in facts.voxels.items() if self.class_of(facts.names, i) == class_id)
 
 
 def check_dataset(
@@ -129,7 +156,7 @@ def check_dataset(
     has_objects = labels == "objects" or (labels == "auto" and numbers_objects(known, dataset.class_names))
     names = {1: "object"} if has_objects else class_table(known, dataset.class_names)
     if not has_objects:
-        faults += _of_classes(known, names, dataset.class_names)
+        faults += _of_classes(known, names)
     faults += _of_channels(dataset, known) + _of_copies(known) + _of_numbers(known)
     bad = {fault.case for fault in faults if fault.is_grave}
     kept = tuple(case for case in dataset.cases if case.name not in bad)
@@ -145,6 +172,8 @@ def check_dataset(
 
 def case_facts(case: Case, data: CaseData) -> CaseFacts:
     """What a plan has to know of a case in memory."""
+    import cc3d
+
     first = data.images[0]
     ids, counts = np.unique(data.labels.array, return_counts=True)
     inside = np.flatnonzero(data.labels.array)
@@ -158,10 +187,12 @@ def case_facts(case: Case, data: CaseData) -> CaseFacts:
         spacing_mm=grid.spacing_mm,
         modality=first.modality,
         voxels={int(i): int(n) for i, n in zip(ids, counts, strict=True) if i != 0},
-        names=_stated_names(data),
+        names=stated_names(data),
         is_named=data.is_named,
         intensities=tuple(_finite(image.array.reshape(-1)[chosen]) for image in data.images),
         zero_share=float((first.array == 0).mean()),
+        lowest=float(np.nanmin(first.array)),
+        pieces=int(cc3d.connected_components(data.labels.array > 0, return_N=True)[1]),
         image_sha256=" ".join(hash_volume(image) for image in data.images),
         label_sha256=hash_volume(data.labels),
         fold=case.fold,
@@ -173,7 +204,7 @@ def _finite(sample: npt.NDArray[np.generic]) -> FloatArray:
     return values[np.isfinite(values)]
 
 
-def _stated_names(data: CaseData) -> dict[int, str]:
+def stated_names(data: CaseData) -> dict[int, str]:
     """Names that say more than the id."""
     return {i: name for i, name in data.labels.labels.names.items() if name != f"label {i}"}
 
@@ -239,16 +270,14 @@ def _some(values: Sequence[int]) -> str:
     return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
 
 
-def _of_classes(
-    facts: Sequence[CaseFacts], names: Mapping[int, str], stated: Mapping[int, str]
-) -> list[Fault]:
+def _of_classes(facts: Sequence[CaseFacts], names: Mapping[int, str]) -> list[Fault]:
     if len(names) > MOST_CLASSES:
         words = (
             f"expected at most {MOST_CLASSES} classes, got {len(names)} label ids; if they number objects, "
         )
         return [Fault("TOO_MANY_CLASSES", words + "give --labels objects")]
     faults = []
-    by_name = not stated and any(one.is_named for one in facts)
+    by_name = any(one.is_named for one in facts)
     for i, name in names.items():
         holders = [one for one in facts if _has(one, i, name, by_name=by_name)]
         if not holders:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import ModelError, ReadError, WriteError
+from medseg.errors import ModelError
 from medseg.models.card import Card
 from medseg.models.loading import Model
 from medseg.objects import with_diameter
@@ -31,6 +30,7 @@ from medseg.training.nuclei_publish import write_object_bundle
 from medseg.training.nuclei_recipe import NucleiRecipe
 from medseg.training.optimise import optimise
 from medseg.training.settings import FineTuneSettings
+from medseg.training.workplace import threads, workplace
 
 STAGE = "train"
 """Name of the stage in progress reports; a unit is a step of the optimiser."""
@@ -136,10 +136,10 @@ def fine_tune(
     settings, folder = settings or FineTuneSettings(), Path(folder)
     recipe = _recipe(model, settings)
     diameter = typical_diameter_mm(pairs)
-    partial = _workplace(folder, _words(model, pairs, settings))
+    partial = workplace(folder, _words(model, pairs, settings))
     cards = [with_diameter(model, diameter / zoom).card for zoom in ZOOMS]
     task = _AnnotatedTask(pairs, recipe, settings, cards, (progress, cancel))
-    with _threads(settings.threads):
+    with threads(settings.threads):
         network = optimise(task, recipe, partial / "run", _unheard, model.network)
     progress(Progress(STAGE, recipe.steps, recipe.steps))
     objects = sum(len(np.unique(pair.labels.array[pair.labels.array > 0])) for pair in pairs)
@@ -192,46 +192,6 @@ def _words(model: Model, pairs: Sequence[Pair], settings: FineTuneSettings) -> s
     hashes = [hash_volume(volume) for pair in pairs for volume in (pair.image, pair.labels)]
     images = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     return json.dumps({"model": model.weights_sha256, "images": images, "settings": asdict(settings)})
-
-
-def _workplace(folder: Path, words: str) -> Path:
-    """The folder for work in progress.
-
-    Raises:
-        WriteError: `OUTPUT_EXISTS`, `NOT_WRITABLE`.
-        ReadError: `TRAINING_CHANGED`.
-    """
-    if folder.exists():
-        raise WriteError("OUTPUT_EXISTS", f"expected a new folder, got {folder.name!r}; choose another name")
-    partial = folder.with_name(folder.name + ".partial")
-    plan = partial / "plan.json"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        if not plan.exists():
-            plan.write_text(words, encoding="utf-8")
-        same = plan.read_text(encoding="utf-8") == words
-    except OSError as error:
-        raise WriteError(
-            "NOT_WRITABLE", f"expected to write {partial.name!r}, got a refusal; choose another folder"
-        ) from error
-    if not same:
-        raise ReadError(
-            "TRAINING_CHANGED",
-            f"expected the training that {partial.name!r} holds, got other images or settings; repeat the "
-            "call that began it, or remove the folder",
-        )
-    return partial
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count > 0:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _unheard(_line: str) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from medseg.instances.boxes import INSIDE
 from medseg.training.bundle_files import (
     bundle_metadata,
     inference_config,
+    percentiles,
     postprocessing,
     preprocessing,
     unet,
     write_bundle,
+    write_weights,
 )
 from medseg.training.lesion_task import (
     DETECTOR_CHANNELS,
@@ -58,7 +58,7 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
     inference = inference_config(
         unet(len(MAPS), DETECTOR_CHANNELS, DETECTOR_STRIDES) | {"norm": list(DETECTOR_NORM)},
         shape,
-        preprocessing(spacing, PERCENTILES, "RAS"),
+        preprocessing([spacing] * 3, percentiles(*PERCENTILES), "RAS"),
         postprocessing({}, {"threshold": 0.0}),  # on logits
     )
     masks = unet(1, MASK_CHANNELS, MASK_STRIDES) | {"in_channels": 3, "norm": "instance"}
@@ -76,8 +76,8 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
             ],
         },
         modality="MR",
-        image="head MRI",
-        divisor=8,
+        images=("head MRI",),
+        shape=["8*n"] * 3,
         channels={str(n): name for n, name in enumerate(MAPS)},
         own={
             "label_ids": {str(n): int(n == INSIDE) for n in range(len(MAPS))},
@@ -93,5 +93,4 @@ def write_lesion_bundle(networks: LesionNetworks, recipe: LesionRecipe, folder: 
         },
     )
     write_bundle(folder, networks.detector, metadata, inference, asdict(recipe))
-    weights = {key: value.contiguous() for key, value in networks.masks.state_dict().items()}
-    torch.save(weights, folder / "models" / "masks.pt")
+    write_weights(networks.masks, folder / "models" / "masks.pt")

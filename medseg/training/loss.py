@@ -26,7 +26,7 @@ def dice_and_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     log_p = F.log_softmax(scores, dim=1)
     cross_entropy = F.nll_loss(log_p, truth)
     p = log_p.exp()
-    hits = torch.zeros(classes).index_add(0, truth, p.gather(1, truth[:, None])[:, 0])
+    hits = torch.zeros(classes, device=p.device).index_add(0, truth, p.gather(1, truth[:, None])[:, 0])
     size = torch.bincount(truth, minlength=classes).float()
     dice = (2 * hits + 1) / (p.sum(0) + size + 1)
     present = size > 0

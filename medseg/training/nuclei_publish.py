@@ -12,6 +12,7 @@ from torch import nn
 from medseg.training.bundle_files import (
     bundle_metadata,
     inference_config,
+    percentiles,
     postprocessing,
     preprocessing,
     unet,
@@ -67,15 +68,15 @@ def write_object_bundle(
     inference = inference_config(
         unet(len(CHANNELS), recipe.channels, recipe.strides),
         WINDOW,
-        preprocessing(spacing, PERCENTILES, None),
+        preprocessing([spacing] * 3, percentiles(*PERCENTILES), None),
         postprocessing({"sigmoid": True}, {"threshold": 0.5}),
         padding="replicate",  # zeros would look like the end of a nucleus
     )
     metadata = bundle_metadata(
         {"references": ["Schmidt et al., Cell detection with star-convex polygons, MICCAI 2018"], **about},
         modality="fluorescence microscopy",
-        image="stained nuclei, bright on dark",
-        divisor=8,
+        images=("stained nuclei, bright on dark",),
+        shape=["8*n"] * 3,
         channels={"0": "depth in the nucleus", "1": "nucleus"},
         own={
             "label_ids": {"0": 0, "1": 1},

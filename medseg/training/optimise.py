@@ -6,14 +6,27 @@ What is learned is a `Task`; how fast and how long is a `Schedule`.
 from __future__ import annotations
 
 import csv
+import io
+import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from medseg.errors import ModelError, ReadError
+from medseg.files import whole_file
+
+Row = dict[str, float]
+"""Figures of one check, by name."""
+
+
+def endless(_history: Sequence[Row]) -> bool:
+    """Never over before the last step."""
+    return False
 
 
 def polynomial_rate(rate: float, step: int, steps: int, warm_up_steps: int) -> float:
@@ -79,11 +92,13 @@ def optimise(
     folder: Path,
     report: Callable[[str], None],
     initial: nn.Module | None = None,
+    is_over: Callable[[Sequence[Row]], bool] = endless,
 ) -> nn.Module:
     """Train, or go on with, the network of a task.
 
-    Every `check_every` steps the state goes to `folder/checkpoint.pt` (written aside, then
-    moved) and a row to `folder/log.csv`. A second call with the same folder resumes.
+    Every `check_every` steps the state goes to `folder/checkpoint.pt` (whole or not at all) and a row
+    to `folder/log.csv`. A second call with the same folder resumes: it gives the weights that an
+    undisturbed run gives, since nothing but the step decides what is drawn.
 
     Args:
         task: what is learned.
@@ -91,12 +106,15 @@ def optimise(
         folder: where checkpoint and log live; made if missing.
         report: told one line per check.
         initial: network to start from; of random weights if left out.
+        is_over: whether the rows of the log say that more steps are of no use.
 
     Returns:
         The network with the averaged weights, in evaluation mode.
 
     Raises:
-        FloatingPointError: the loss is no longer a number.
+        ModelError: `LOSS_NOT_FINITE`, the loss is no longer a number.
+        WriteError: `DISK_FULL`, `NOT_WRITABLE`; the last checkpoint is still whole.
+        ReadError: `CHECKPOINT_DAMAGED`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(schedule.seed)
@@ -106,37 +124,40 @@ def optimise(
     average.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay)
     checkpoint = folder / "checkpoint.pt"
-    start = 0
+    start, history = 0, list[Row]()
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = _read(checkpoint)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
+        start, history = state["step"], state["history"]
     losses: list[float] = []
     began = time.monotonic()
     for step in range(start, schedule.steps):
+        if not losses and is_over(history):
+            break
         if schedule.is_frozen_at(step) and not schedule.is_frozen_at(step - 1):
             _copy_statistics(average, network)
         losses.append(_update(network, optimiser, task, schedule, step))
         _move_average(average, network, min(schedule.averaging, (step + 1) / (step + 10)))
         if (step + 1) % schedule.check_every == 0 or step + 1 == schedule.steps:
-            state = {
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-            }
-            torch.save(state, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
-            row: dict[str, float] = {
+            row: Row = {
                 "step": step + 1,
                 "loss": float(np.mean(losses)),
                 "seconds_per_step": (time.monotonic() - began) / len(losses),
                 "learning_rate": schedule.learning_rate_at(step),
             }
             row |= task.check(average.eval())
-            _append(folder / "log.csv", row)
+            history.append(row)
+            state = {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+                "history": history,
+            }
+            _write(state, checkpoint)
+            write_log(history, folder / "log.csv")
             report(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
             losses, began = [], time.monotonic()
     return average.eval()
@@ -151,10 +172,15 @@ def _update(
     for group in optimiser.param_groups:
         group["lr"] = schedule.learning_rate_at(step)
     optimiser.zero_grad(set_to_none=True)
+    torch.manual_seed(schedule.seed * 1_000_003 + step)  # for networks with dropout: a resume repeats it
     loss = task.loss(network, step)
     value = float(loss.detach())
     if not np.isfinite(value):
-        raise FloatingPointError(f"step {step}: expected a finite loss, got {value}; lower the learning rate")
+        raise ModelError(
+            "LOSS_NOT_FINITE",
+            f"expected a finite loss, got {value} at step {step}; lower --learning-rate, or look at the "
+            "intensities of the images",
+        )
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimiser.step()
@@ -200,10 +226,47 @@ def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
             mean.copy_(now)
 
 
-def _append(path: Path, row: dict[str, float]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+def _write(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all, so that a full disk leaves the one before."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with whole_file(path) as stream:
+        stream.write(buffer.getbuffer())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ReadError(
+            "CHECKPOINT_DAMAGED",
+            f"expected a checkpoint in {path.name}, got a damaged file; remove it to begin again",
+        ) from error
+    return state
+
+
+def write_log(history: Sequence[Row], path: Path) -> None:
+    """Write the rows of a run as a table; a figure that a row lacks stays empty.
+
+    Args:
+        history: rows in order.
+        path: `.csv` file, replaced whole.
+
+    Raises:
+        WriteError: `DISK_FULL`, `NOT_WRITABLE`.
+    """
+    names = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=names)
+    writer.writeheader()
+    writer.writerows(history)
+    with whole_file(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows that `write_log` wrote; empty cells are left out."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [
+            {name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)
+        ]

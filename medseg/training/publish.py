@@ -13,6 +13,7 @@ from medseg.training.brain_labels import BRAIN_STRUCTURES
 from medseg.training.bundle_files import (
     bundle_metadata,
     inference_config,
+    percentiles,
     postprocessing,
     preprocessing,
     unet,
@@ -45,7 +46,7 @@ def write_brain_bundle(network: nn.Module, recipes: Sequence[TrainingRecipe], fo
     inference = inference_config(
         unet(len(BRAIN_STRUCTURES) + 1, recipe.channels, recipe.strides),
         recipe.synthesis.shape,
-        preprocessing(recipe.synthesis.spacing_mm, (0.5, 99.5), "RAS"),
+        preprocessing([recipe.synthesis.spacing_mm] * 3, percentiles(0.5, 99.5), "RAS"),
         postprocessing({"softmax": True}, {"argmax": True}),
     )
     stages = {"stages": [asdict(stage) for stage in recipes]}
@@ -72,8 +73,8 @@ def _metadata() -> dict[str, Any]:
             ],
         },
         modality="MR",
-        image="head MRI of any contrast",
-        divisor=8,
+        images=("head MRI of any contrast",),
+        shape=["8*n"] * 3,
         channels=channels,
         own={
             "label_ids": {str(c): label for c, (label, _) in enumerate(BRAIN_STRUCTURES, start=1)},

@@ -1,0 +1,128 @@
+"""A plan cut to the machine: tried, made smaller where memory is short, as long as time allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medseg.errors import DeviceMemoryError
+from medseg.training.optimise import Task
+from medseg.training.plan import Plan, Shape
+
+TRIAL_STEPS = 3
+FEWEST_STEPS = 50
+"""So many are learned even where time is over sooner."""
+
+SMALLEST_SIDE = 16
+SHORT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_cpu")
+
+
+def fitted_plan(
+    plan: Plan, trial: Callable[[Plan], float], tell: Callable[[str], None]
+) -> tuple[Plan, float]:
+    """Try a plan; while memory is short, take a sample less in a batch, then a smaller patch.
+
+    Args:
+        plan: to try.
+        trial: seconds of a step of a plan; raises what lack of memory raises.
+        tell: told of every change.
+
+    Returns:
+        The plan that fits, and seconds of one of its steps.
+
+    Raises:
+        DeviceMemoryError: `NO_MEMORY`, nothing fits.
+    """
+    while True:
+        try:
+            return plan, trial(plan)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_short(error):
+                raise
+            smaller = smaller_plan(plan)
+            if smaller is None:
+                raise DeviceMemoryError(
+                    "NO_MEMORY",
+                    "expected memory for a single small patch, got too little; close programs, or choose "
+                    "--network UNet",
+                ) from error
+            plan = smaller
+            sides = " x ".join(map(str, plan.patch))
+            tell(f"[SMALLER_PLAN] memory is short: now {plan.batch} patch(es) of {sides} voxels a step")
+
+
+def _is_short(error: BaseException) -> bool:
+    """Whether an error is one of memory: torch's CPU has no class of its own for it."""
+    words = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        w in words for w in SHORT_OF_MEMORY
+    )
+
+
+def smaller_plan(plan: Plan) -> Plan | None:
+    """One sample less, or else a patch with its longest side halved; None where that is too small."""
+    if plan.batch > 1:
+        return replace(plan, batch=plan.batch - 1)
+    longest = max(range(3), key=lambda axis: plan.patch[axis])
+    factor = _factor(plan)[longest]
+    half = plan.patch[longest] // 2 // factor * factor
+    if half < max(SMALLEST_SIDE, factor):
+        return None
+    sides = [half if axis == longest else n for axis, n in enumerate(plan.patch)]
+    return replace(plan, patch=(sides[0], sides[1], sides[2]))
+
+
+def _factor(plan: Plan) -> Shape:
+    """What a patch of the plan's network is a multiple of: the product of its strides."""
+    strides = [s if isinstance(s, (list, tuple)) else (s, s, s) for s in plan.network.get("strides", [16, 1])]
+    i, j, k = (math.prod(int(s[axis]) for s in strides) for axis in range(3))
+    return i, j, k
+
+
+def seconds_per_step(task: Task) -> float:
+    """Time of a step of the optimiser on real samples; weights are thrown away.
+
+    Args:
+        task: what is learned.
+    """
+    network: nn.Module = task.build().train()
+    optimiser = torch.optim.AdamW(network.parameters())
+    times = []
+    for step in range(TRIAL_STEPS):
+        began = time.monotonic()
+        optimiser.zero_grad(set_to_none=True)
+        task.loss(network, step).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimiser.step()
+        times.append(time.monotonic() - began)
+    return min(times)
+
+
+def affordable_steps(minutes: float, seconds_of_step: float, folds: int, checks_share: float = 0.25) -> int:
+    """How many steps fit into a time budget, after the share that checks take.
+
+    Args:
+        minutes: for all folds.
+        seconds_of_step: measured.
+        folds: networks.
+        checks_share: of the time.
+    """
+    return max(FEWEST_STEPS, int(60 * minutes * (1 - checks_share) / folds / seconds_of_step))
+
+
+def halves(device: str) -> bool:
+    """Whether convolutions are faster in bfloat16: on CUDA, and on processors with matrix units for it."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device == "cpu" and _has_amx()
+
+
+def _has_amx() -> bool:
+    """Linux alone tells."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and " amx_bf16 " in info.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,238 @@
+"""From a folder of images and labels to a model that segments: learned, resumed, spoiled, published."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sphere_datasets import ball_and_box, write_dataset
+from torch import Tensor, nn
+
+import medseg
+from medseg.cli.main import run
+from medseg.errors import ModelError, ReadError, VolumeError, WriteError
+from medseg.measure.overlap import label_overlaps
+from medseg.progress import Progress
+from medseg.training.optimise import optimise, read_log
+from medseg.training.recipe import TrainingRecipe
+from medseg.training.settings import TrainingSettings
+from medseg.training.train_model import Trained, train
+
+FEW = TrainingSettings(steps=6, threads=1, device="cpu", seed=3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("spheres") / "data", 6)
+
+
+@pytest.fixture(scope="module")
+def learned(dataset: Path) -> Trained:
+    settings = TrainingSettings(steps=180, threads=1, device="cpu", patience=0)
+    return train(dataset, dataset.parent / "learned", settings)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    loaded: dict[str, Tensor] = torch.load(folder / "models" / "model.pt", weights_only=True)
+    return loaded
+
+
+def is_same(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ------------------------------------------------------------------------------ learning
+
+
+def test_spheres_are_learned_and_the_model_is_ready_for_other_scans(learned: Trained) -> None:
+    assert learned.held_out == 1
+    assert min(learned.scores.values()) > 0.9
+    image, truth = ball_and_box(77)
+    result = medseg.segment(image, medseg.load_model(learned.folder, device="cpu"))
+    assert result.labels.labels.names == {1: "ball", 2: "box"}
+    for overlap in label_overlaps(result.labels, truth).values():
+        assert overlap.dice > 0.9
+
+
+def test_a_command_without_flags_but_time_makes_a_model(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", str(dataset), "-o", str(tmp_path / "mine"), "--minutes", "0.1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cases"], told["held_out"]) == (6, 1)
+    assert set(told["scores"]) == {"ball", "box"}
+    scan = str(dataset / "images" / "case_00.nii.gz")
+    assert run(["segment", scan, "--model", str(tmp_path / "mine"), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "labels.nii.gz").exists()
+
+
+# ------------------------------------------------------------------------------- resumed
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medseg.training.settings import TrainingSettings
+from medseg.training.train_model import train
+
+def at(progress):
+    if progress.stage == "train" and progress.done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(sys.argv[1], sys.argv[2], TrainingSettings(steps=6, threads=1, device="cpu", seed=3), at)
+"""
+
+
+def test_killed_at_any_step_and_resumed_it_gives_the_weights_of_an_undisturbed_run(
+    dataset: Path, tmp_path: Path
+) -> None:
+    once = train(dataset, tmp_path / "once", FEW).folder
+    words = [sys.executable, "-c", KILLED, str(dataset), str(tmp_path / "killed"), "4"]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == -signal.SIGKILL
+    begun = read_log(tmp_path / "killed.partial" / "fold_0" / "log.csv")
+    assert 1 <= len(begun) < 6
+    killed = train(dataset, tmp_path / "killed", FEW).folder
+    assert is_same(once, killed)
+    scores = [[row["loss"] for row in read_log(one / "docs" / "log_0.csv")] for one in (once, killed)]
+    assert scores[0] == scores[1]
+    assert not (tmp_path / "killed.partial").exists()
+
+
+def test_another_training_of_the_same_name_is_refused(dataset: Path, tmp_path: Path) -> None:
+    train(dataset, tmp_path / "mine", FEW)
+    with pytest.raises(WriteError) as caught:
+        train(dataset, tmp_path / "mine", FEW)
+    assert caught.value.code == "OUTPUT_EXISTS"
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial" / "begun_with.json").write_text("{}")
+    with pytest.raises(ReadError) as changed:
+        train(dataset, tmp_path / "other", FEW)
+    assert changed.value.code == "TRAINING_CHANGED"
+
+
+# ------------------------------------------------------------------------------- spoiled
+
+
+def at_step(number: int, do: Callable[[], object]) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        if (progress.stage, progress.done) == ("train", number):
+            do()
+
+    return report
+
+
+def test_a_case_that_is_lost_while_training_is_named_and_set_aside(dataset: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def spoil() -> None:
+        for place in sorted((tmp_path / "mine.partial" / "prepared").iterdir())[:2]:
+            (place / "image.npy").write_bytes(b"no longer")
+
+    done = train(dataset, tmp_path / "mine", FEW, at_step(2, spoil), tell=told.append)
+    lost = [words for words in told if "CASE_LOST" in words]
+    assert lost
+    assert all("case_0" in words for words in lost)
+    assert done.steps == 6
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fill() -> None:
+        monkeypatch.setattr("medseg.files.os.fsync", full)
+
+    with pytest.raises(WriteError) as caught:
+        train(dataset, tmp_path / "mine", FEW, at_step(3, fill))
+    assert caught.value.code == "DISK_FULL"
+    monkeypatch.undo()
+    checkpoint = torch.load(tmp_path / "mine.partial" / "fold_0" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] == 3
+    assert train(dataset, tmp_path / "mine", FEW).steps == 6
+
+
+def test_faults_stop_a_training_all_at_once_or_cost_their_cases(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 4)
+    (data / "labels" / "case_01.nii.gz").unlink()
+    (data / "images" / "case_02.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(VolumeError) as caught:
+        train(data, tmp_path / "mine", FEW)
+    assert caught.value.code == "DATASET_FAULTS"
+    assert "case_01.nii.gz" in str(caught.value)
+    assert "case_02.nii.gz" in str(caught.value)
+    assert not (tmp_path / "mine.partial").exists()
+    kept = TrainingSettings(steps=2, threads=1, device="cpu", skip_faulty=True)
+    assert train(data, tmp_path / "mine", kept).cases == 2
+
+
+def test_a_single_case_is_learned_and_nothing_is_claimed(tmp_path: Path) -> None:
+    done = train(write_dataset(tmp_path / "data", 1), tmp_path / "mine", FEW)
+    assert (done.held_out, done.scores) == (0, {})
+    assert any("ONE_CASE" in words for words in done.faults)
+
+
+class _Broken:
+    """A task whose loss is no number."""
+
+    def build(self) -> nn.Module:
+        return nn.Linear(1, 1)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        loss: Tensor = network(torch.ones(1)).sum()
+        return loss * float("nan") if step == 1 else loss
+
+    def check(self, _network: nn.Module) -> dict[str, float]:
+        return {}
+
+
+def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="step 1") as caught:
+        optimise(_Broken(), TrainingRecipe(steps=3, check_every=1), tmp_path, lambda _line: None)
+    assert caught.value.code == "LOSS_NOT_FINITE"
+
+
+def test_a_damaged_checkpoint_is_named(dataset: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(dataset, tmp_path / "mine", FEW, at_step(3, stop))
+    checkpoint = tmp_path / "mine.partial" / "fold_0" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ReadError) as caught:
+        train(dataset, tmp_path / "mine", FEW)
+    assert caught.value.code == "CHECKPOINT_DAMAGED"
+
+
+# ----------------------------------------------------------------------------- published
+
+
+def test_the_plan_and_the_fingerprint_stay_with_the_model(learned: Trained) -> None:
+    configs = learned.folder / "configs"
+    assert json.loads((configs / "plan.json").read_text())["steps"] == 180
+    assert json.loads((configs / "fingerprint.json").read_text())["cases"] == 6
+    rows = read_log(learned.folder / "docs" / "log_0.csv")
+    assert np.diff([row["step"] for row in rows]).min() > 0
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_the_report_stands_alone_and_the_card_tells_data_figures_and_licence(learned: Trained) -> None:
+    page = (learned.folder / "docs" / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page.replace("http-equiv", "")
+    card = (learned.folder / "docs" / "README.md").read_text()
+    for words in ("## Data", "6 cases", "| ball | 1 |", "## Licence", "not stated", "Not a medical device"):
+        assert words in card
