@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         split_object_at,
     )
     from medseg.instances.foreground import bright_foreground
-    from medseg.instances.ome_zarr import open_store
+    from medseg.instances.ome_zarr import load_store, open_store
     from medseg.instances.separate import separate
     from medseg.instances.settings import SeparationSettings, separation_preset
     from medseg.instances.store import separate_store
@@ -156,6 +156,7 @@ __all__ = [
     "list_series",
     "live_wire",
     "load_model",
+    "load_store",
     "measure_regions",
     "measure_shapes",
     "merge_objects",
@@ -196,6 +197,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "load_store": "medseg.instances.ome_zarr",
     "set_cache_folder": "medseg.models.archived",
     "plan_case": "medseg.inference.predict",
     "estimate_seconds": "medseg.inference.estimate",

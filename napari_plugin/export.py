@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QLabel
 
 from medseg import (
     CancelToken,
@@ -19,9 +19,10 @@ from medseg import (
     read_labels,
     write_result,
 )
-from napari_plugin.layers import labels_of, origin_of
+from napari_plugin.layers import label_layers, labels_of, origin_of, place
 from napari_plugin.objects import measured
-from napari_plugin.panel import Panel
+from napari_plugin.panel import Button, Panel
+from napari_plugin.preferences import preference, remember
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,13 +52,17 @@ class ExportPanel(Panel):
         super().__init__(napari_viewer)
         self.layers = QComboBox()
         self.box.addWidget(self.layers)
+        self.box.addWidget(QLabel("NIfTI and a table of measures, and:"))
         self.kinds = {kind: QCheckBox(words) for kind, words in KINDS.items()}
-        for check in self.kinds.values():
+        usual = preference("files", "export", "").split()
+        for kind, check in self.kinds.items():
+            check.setChecked(kind in usual)
             self.box.addWidget(check)
-        self.export_button = QPushButton("Export to folder…")
+        self.export_button = Button(
+            "Export to folder…", "Write, read back, compare", "Alt+E", self._ask_or_cancel
+        )
         self.box.addWidget(self.export_button)
         self.finish_layout()
-        self.export_button.clicked.connect(self._ask_or_cancel)
         self.layers.currentTextChanged.connect(self._update)
         for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
             event.connect(self._list_layers)
@@ -66,7 +71,7 @@ class ExportPanel(Panel):
     def _list_layers(self, _event: Any = None) -> None:
         chosen = self.layers.currentText()
         self.layers.clear()
-        self.layers.addItems([one.name for one in self.viewer.layers if hasattr(one, "selected_label")])
+        self.layers.addItems([one.name for one in label_layers(self.viewer)])
         self.layers.setCurrentText(chosen)
         self._update()
 
@@ -77,14 +82,19 @@ class ExportPanel(Panel):
         for kind in NEEDS_DICOM:
             self.kinds[kind].setEnabled(from_dicom)
             self.kinds[kind].setToolTip("" if from_dicom else "Only for scans that were read from DICOM")
-        self.export_button.setEnabled(bool(name))
-        self.export_button.setToolTip("" if name else "There is no labels layer yet: segment a scan first")
+        if not self.is_busy:
+            self.export_button.allow("" if name else "There is no labels layer yet: segment a scan first")
 
     def _ask_or_cancel(self) -> None:
         if self.is_busy:
             self.cancel()
         elif name := QFileDialog.getExistingDirectory(self, "Export to"):
             self.export(Path(name))
+
+    def chosen_kinds(self) -> tuple[str, ...]:
+        """What is ticked and possible, NIfTI first."""
+        ticked = (kind for kind, check in self.kinds.items() if check.isChecked() and check.isEnabled())
+        return ("nifti", *ticked)
 
     def export(self, folder: Path) -> None:
         """Write the chosen layer, and read it back.
@@ -93,17 +103,21 @@ class ExportPanel(Panel):
             folder: made if missing; files of an earlier export in it are replaced.
         """
         layer = self.viewer.layers[self.layers.currentText()]
+        if not self.attempt(lambda: place(self.viewer, layer)):
+            return
+        self._update()
         origin = origin_of(layer)
         scan = origin.scan if origin is not None else None
-        kinds = (
-            "nifti",
-            *(kind for kind, check in self.kinds.items() if check.isChecked() and check.isEnabled()),
-        )
+        kinds = self.chosen_kinds()
+        remember("files", "export", " ".join(kind for kind, one in self.kinds.items() if one.isChecked()))
 
         def work(_report: Callable[[Progress], None], _cancel: CancelToken) -> Path:
             return write_checked(labels_of(layer), scan, folder, kinds)
 
-        self.start(work, self.export_button, lambda path: self.say(f"Exported to {path.name} and read back."))
+        def tell(path: Path) -> None:
+            self.say(f"Exported to {path.name}: {', '.join(kinds)}. Read back, the labels are the same.")
+
+        self.start(work, self.export_button, tell)
 
 
 def write_checked(labels: LabelVolume, scan: Volume | None, folder: Path, kinds: tuple[str, ...]) -> Path:

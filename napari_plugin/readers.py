@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from medseg import LabelVolume, ReadError, Volume, list_series, read, read_dicom_rtstruct, read_labels
+from medseg import (
+    LabelSet,
+    LabelVolume,
+    ReadError,
+    Volume,
+    list_series,
+    load_store,
+    open_store,
+    read,
+    read_dicom_rtstruct,
+    read_labels,
+)
 from napari_plugin.layers import LayerData, image_layer, labels_layer
 from napari_plugin.windows import limits_for
 
@@ -16,6 +28,9 @@ Reader = Callable[[Paths], list[LayerData]]
 
 MOST_LABELS = 150
 """A whole-numbered image with more values than this is taken for intensities."""
+
+ZARR_MARKS = ("zarr.json", ".zattrs", ".zarray")
+"""A folder that holds one of these is a Zarr store."""
 
 _SAMPLE_STEP = 3
 _DICOM_LABELS = ("SEG", "RTSTRUCT")
@@ -42,6 +57,8 @@ def read_layers(path: Paths) -> list[LayerData]:
 
 
 def _read_one(path: Path) -> list[LayerData]:
+    if path.is_dir() and (marks := [path / name for name in ZARR_MARKS if (path / name).is_file()]):
+        return [_zarr_layer(path, marks)]
     if path.is_file() and (kind := _dicom_kind(path)) in _DICOM_LABELS:
         return [labels_layer(_dicom_labels(path, kind), kind)]
     try:
@@ -55,6 +72,16 @@ def _read_one(path: Path) -> list[LayerData]:
     if is_label_map(volume) and path.is_file():
         return [labels_layer(read_labels(path), "labels")]
     return [scan_layer(volume)]
+
+
+def _zarr_layer(path: Path, marks: list[Path]) -> LayerData:
+    """A Zarr array or OME-Zarr image: labels where its metadata say so, or where it looks like them."""
+    volume = load_store(open_store(path))
+    says_labels = any("image-label" in mark.read_text(encoding="utf-8", errors="replace") for mark in marks)
+    if volume.array.dtype.kind in "iu" and (says_labels or is_label_map(volume)):
+        labels = LabelVolume(volume.array, volume.geometry)
+        return labels_layer(replace(labels, labels=LabelSet.unnamed(labels.present_ids())), "labels")
+    return scan_layer(volume)
 
 
 def scan_layer(volume: Volume, name: str = "") -> LayerData:

@@ -8,8 +8,8 @@ from medseg import ReadError, read, read_labels
 from napari_plugin.layers import LayerData, labels_layer
 from napari_plugin.readers import scan_layer
 
-FOLDER = Path(__file__).resolve().parent.parent / "sample_volumes"
-"""Beside the code in a checkout; an installed wheel has none."""
+FOLDERS = tuple(folder / "sample_volumes" for folder in Path(__file__).resolve().parents[:2])
+"""In the plugin where it is installed, beside it in a checkout."""
 
 
 def head_mri() -> list[LayerData]:
@@ -30,10 +30,9 @@ def touching_spheres() -> list[LayerData]:
 
 
 def _file(name: str) -> Path:
-    path = FOLDER / name
-    if not path.is_file():
-        raise ReadError(
-            "FILE_NOT_FOUND",
-            f"expected {name} in sample_volumes beside the program, got none; they come with a checkout",
-        )
-    return path
+    for folder in FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise ReadError(
+        "FILE_NOT_FOUND", f"expected {name} in the plugin's sample_volumes, got none; install medseg anew"
+    )

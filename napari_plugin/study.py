@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QHeaderView, QPushButton, QTableWidget, QTableWidgetItem
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QSpinBox,
+    QTableWidget,
+    QTableWidgetItem,
+)
 
 from medseg import CancelToken, Progress, SeriesInfo, Volume, list_series, read, read_series
-from napari_plugin.panel import Panel
+from napari_plugin.layers import origin_of
+from napari_plugin.ortho import toggle_planes
+from napari_plugin.panel import Button, Panel
+from napari_plugin.preferences import preference, remember
 from napari_plugin.readers import scan_layer
 from napari_plugin.views import PLANES, hold_heads_up, say_true_coordinates, show_plane
-from napari_plugin.windows import CT_WINDOWS, ct_limits
+from napari_plugin.windows import CT_WINDOWS, ct_limits, percentile_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari import Viewer
+    from napari.layers import Image
 
 COLUMNS = ("modality", "images", "size", "spacing mm", "geometry", "state")
+KEYS = {"axial": "Alt+1", "coronal": "Alt+2", "sagittal": "Alt+3"}
+WINDOW_COLUMNS = 3
 
 
 class StudyPanel(Panel):
@@ -32,66 +48,109 @@ class StudyPanel(Panel):
         super().__init__(napari_viewer)
         self.place: Path | None = None
         self.series: tuple[SeriesInfo, ...] = ()
+        self.folder_button = Button(
+            "Open folder…", "A folder of DICOM files, however deep", "Alt+O", self._ask_folder
+        )
+        self.file_button = Button(
+            "Open file…", "A zip or DICOMDIR, or an image such as NIfTI", press=self._ask_file
+        )
         row = QHBoxLayout()
-        self.folder_button, self.file_button = QPushButton("Open folder…"), QPushButton("Open file…")
-        self.folder_button.setToolTip("A folder of DICOM files, however deep")
-        self.file_button.setToolTip("A zip or DICOMDIR, or an image file such as NIfTI")
-        self.folder_button.clicked.connect(self._ask_folder)
-        self.file_button.clicked.connect(self._ask_file)
         for button in (self.folder_button, self.file_button):
             row.addWidget(button)
         self.box.addLayout(row)
+        self._add_table()
+        self.volume_words, self.volume = QLabel("Volume"), QSpinBox()
+        self.load_button = Button("Load series", "Load this series as a layer", "Alt+L", self._load_or_cancel)
+        row = QHBoxLayout()
+        for part in (self.volume_words, self.volume):
+            part.setToolTip("This series holds several volumes: time points, echoes or image types")
+            row.addWidget(part)
+        row.addWidget(self.load_button, stretch=1)
+        self.box.addLayout(row)
+        self._add_views()
+        self.finish_layout()
+        self.say("Open a folder with a study to begin, or drop an image onto the window.")
+        self._update_button()
+        hold_heads_up(napari_viewer)
+        for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
+            event.connect(self._update_views)
+        self._update_views()
+
+    def _add_table(self) -> None:
         self.table = QTableWidget(0, len(COLUMNS))
         self.table.setHorizontalHeaderLabels(COLUMNS)
         self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
         self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        header = self.table.horizontalHeader()
-        if header is not None:
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.setMinimumHeight(140)
+        self.table.verticalHeader().setVisible(False)
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.itemSelectionChanged.connect(self._update_button)
         self.table.itemDoubleClicked.connect(lambda _: self.load())
-        self.box.addWidget(self.table)
-        self.load_button = QPushButton("Load series")
-        self.load_button.clicked.connect(self._load_or_cancel)
-        self.box.addWidget(self.load_button)
-        self._add_views()
-        self.finish_layout()
-        self.say("Open a folder with a study to begin.")
-        self._update_button()
-        hold_heads_up(napari_viewer)
+        self.box.addWidget(self.table, stretch=1)
 
     def _add_views(self) -> None:
-        planes, windows = QHBoxLayout(), QHBoxLayout()
-        for plane in PLANES:
-            button = QPushButton(plane)
-            button.clicked.connect(lambda _=False, plane=plane: show_plane(self.viewer, plane))
+        planes, windows = QHBoxLayout(), QGridLayout()
+        self.plane_buttons = [
+            Button(plane, f"Show {plane} slices", KEYS[plane], partial(show_plane, self.viewer, plane))
+            for plane in PLANES
+        ]
+        self.planes_button = Button(
+            "All three planes",
+            "Open or close the two other planes beside this one",
+            "Alt+V",
+            self._toggle_planes,
+        )
+        for button in self.plane_buttons:
             planes.addWidget(button)
-        for name in ("abdomen", "lung", "bone", "brain", "liver"):
-            level, width = CT_WINDOWS[name]
-            button = QPushButton(name)
-            button.setToolTip(f"level {level:.0f}, width {width:.0f} Hounsfield units")
-            button.clicked.connect(lambda _=False, name=name: self.show_window(name))
-            windows.addWidget(button)
+        self.window_buttons: dict[str, Button] = {}
+        for n, name in enumerate([*CT_WINDOWS, "from the image"]):
+            level, width = CT_WINDOWS.get(name, (0, 0))
+            tip = f"Level {level:.0f}, width {width:.0f} Hounsfield units" if width else "0.5 to 99.5 percent"
+            button = Button(name, tip, press=partial(self.show_window, name))
+            self.window_buttons[name] = button
+            windows.addWidget(button, n // WINDOW_COLUMNS, n % WINDOW_COLUMNS)
         self.box.addLayout(planes)
+        self.box.addWidget(self.planes_button)
+        self.box.addWidget(QLabel("Intensities"))
         self.box.addLayout(windows)
 
+    def _update_views(self, _event: Any = None) -> None:
+        """Windows of CT are for CT alone."""
+        images = self._images()
+        none = "" if images else "Load a scan first"
+        for button in (*self.plane_buttons, self.planes_button):
+            button.allow(none)
+        is_ct = any(_modality(layer) == "CT" for layer in images)
+        for name, button in self.window_buttons.items():
+            button.allow(none or ("" if is_ct or name not in CT_WINDOWS else "For CT, whose units are known"))
+
+    def _images(self) -> list[Image]:
+        return [one for one in self.viewer.layers if hasattr(one, "contrast_limits") and origin_of(one)]
+
+    def _toggle_planes(self) -> None:
+        toggle_planes(self.viewer)
+
     def show_window(self, name: str) -> None:
-        """Show the selected image layers with a preset of CT."""
-        for layer in self.viewer.layers.selection or self.viewer.layers:
-            if hasattr(layer, "contrast_limits"):
-                low, high = ct_limits(name)
-                first, last = layer.contrast_limits_range
-                layer.contrast_limits_range = (min(first, low), max(last, high))
-                layer.contrast_limits = (low, high)
+        """Show the selected image layers, or else all, with a preset of CT or by their own intensities."""
+        selected = [layer for layer in self._images() if layer in self.viewer.layers.selection]
+        for layer in selected or self._images():
+            if name in CT_WINDOWS and _modality(layer) != "CT":
+                continue
+            low, high = ct_limits(name) if name in CT_WINDOWS else percentile_limits(layer.data)
+            first, last = layer.contrast_limits_range
+            layer.contrast_limits_range = (min(first, low), max(last, high))
+            layer.contrast_limits = (low, high)
 
     def _ask_folder(self) -> None:
         if self.is_busy:
             self.cancel()
-        elif name := QFileDialog.getExistingDirectory(self, "Open a study"):
+        elif name := QFileDialog.getExistingDirectory(self, "Open a study", preference("last", "folder", "")):
+            remember("last", "folder", name)
             self.open(Path(name))
 
     def _ask_file(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Open a zip, DICOMDIR or image")
+        start = preference("last", "folder", "")
+        name, _ = QFileDialog.getOpenFileName(self, "Open a zip, DICOMDIR or image", start)
         if name:
             self.open(Path(name))
 
@@ -120,10 +179,13 @@ class StudyPanel(Panel):
                 item.setToolTip(one.reason or "; ".join(one.notes) or text)
                 self.table.setItem(row, column, item)
         readable = sum(one.readable for one in self.series)
-        self.say(f"{len(self.series)} series, {readable} of them can be loaded.")
+        studies = len({one.study_uid for one in self.series})
+        mixed = f" of {studies} studies: see that they are of one patient" if studies > 1 else ""
         if readable:
             self.table.selectRow(0)
-        self._update_button()
+        self.say(
+            f"{len(self.series)} series{mixed}. {readable} can be loaded; choose one and press Load series."
+        )
 
     def chosen(self) -> SeriesInfo | None:
         """The series of the selected row."""
@@ -132,13 +194,16 @@ class StudyPanel(Panel):
 
     def _update_button(self) -> None:
         one = self.chosen()
-        self.load_button.setEnabled(one is not None and one.readable)
+        several = one is not None and len(one.shape) > 3
+        for part in (self.volume_words, self.volume):
+            part.setVisible(several)
         if one is None:
-            self.load_button.setToolTip("Choose a series in the table first")
-        else:
-            self.load_button.setToolTip(one.reason or "Load this series as a layer")
-            if not one.readable:
-                self.say(f"{one.reason} [{one.code}]")
+            self.load_button.allow("Open a study and choose a series in the table first")
+            return
+        self.volume.setRange(1, one.shape[3] if several else 1)
+        self.load_button.allow("" if one.readable else one.reason)
+        if not one.readable:
+            self.say(f"{one.reason} [{one.code}]")
 
     def _load_or_cancel(self) -> None:
         if self.is_busy:
@@ -151,9 +216,11 @@ class StudyPanel(Panel):
         one, place = self.chosen(), self.place
         if one is None or place is None or not one.readable:
             return
+        number = self.volume.value() if len(one.shape) > 3 else None
 
         def work(report: Callable[[Progress], None], cancel: CancelToken) -> Volume:
-            return read_series(place, one.series_uid or None, progress=report, cancel=cancel)
+            uid = one.series_uid or None
+            return read_series(place, uid, volume=number, progress=report, cancel=cancel)
 
         self.start(work, self.load_button, self._add)
 
@@ -163,7 +230,13 @@ class StudyPanel(Panel):
         say_true_coordinates(layer)
         show_plane(self.viewer, "axial")
         notes = "".join(f"\nNote: {words}" for words in volume.notes)
-        self.say(f"{volume.modality or 'scan'}: {' x '.join(map(str, volume.geometry.shape))} voxels.{notes}")
+        shape = " x ".join(map(str, volume.geometry.shape))
+        self.say(f"{volume.modality or 'Scan'}: {shape} voxels. Next: panel 2 Segment.{notes}")
+
+
+def _modality(layer: Image) -> str:
+    origin = origin_of(layer)
+    return "" if origin is None or origin.scan is None else origin.scan.modality
 
 
 def cells_of(one: SeriesInfo) -> tuple[str, ...]:

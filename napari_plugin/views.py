@@ -9,6 +9,7 @@ from napari_plugin.layers import origin_of, world_of
 
 if TYPE_CHECKING:
     from napari import Viewer
+    from napari.components import ViewerModel
     from napari.layers import Layer
 
 PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
@@ -19,7 +20,7 @@ _OTHER_END = {"S": "I", "P": "A", "L": "R"}
 _MARK = "_medseg_coordinates"
 
 
-def show_plane(viewer: Viewer, plane: str) -> None:
+def show_plane(viewer: Viewer | ViewerModel, plane: str) -> None:
     """Show one plane, heads up.
 
     Args:
@@ -45,14 +46,17 @@ def go_to(viewer: Viewer, position: tuple[float, float, float]) -> None:
     viewer.scene.camera.center = (*[0.0] * (3 - len(shown)), *shown)
 
 
-def hold_heads_up(viewer: Viewer) -> None:
-    """Keep superior at the top and anterior at the top of axial slices, whatever plane is shown."""
+def hold_heads_up(viewer: Viewer | ViewerModel) -> None:
+    """Keep superior at the top and anterior at the top of axial slices, whatever plane is shown.
+
+    Letters at the four edges say which way is which: R and L, A and P, S and I.
+    """
 
     def turn(_event: Any = None) -> None:
         if any(origin_of(layer) for layer in viewer.layers):
             viewer.scene.camera.orientation2d = (vertical_direction(viewer), "right")
-            viewer.canvas.overlays.text.text = edge_letters(viewer)
-            viewer.canvas.overlays.text.visible = viewer.dims.ndisplay == 2
+            for edge, letter in edge_letters(viewer).items():
+                _write_letter(viewer, edge, letter)
 
     viewer.dims.events.order.connect(turn)
     viewer.dims.events.ndisplay.connect(turn)
@@ -60,20 +64,35 @@ def hold_heads_up(viewer: Viewer) -> None:
     turn()
 
 
-def vertical_direction(viewer: Viewer) -> str:
+def _write_letter(viewer: Viewer | ViewerModel, edge: str, letter: str) -> None:
+    from napari.components.overlays import TextOverlay
+
+    name = f"medseg_{edge}"
+    if name not in viewer.canvas.overlays:
+        viewer.canvas.overlays[name] = TextOverlay(position=edge, font_size=14)
+    overlay = viewer.canvas.overlays[name]
+    overlay.text, overlay.visible = letter, viewer.dims.ndisplay == 2
+
+
+def vertical_direction(viewer: Viewer | ViewerModel) -> str:
     """Where the vertical axis grows on the screen: up where it is superior, else down."""
     return "up" if _shown_axes(viewer)[0] == 0 else "down"
 
 
-def edge_letters(viewer: Viewer) -> str:
-    """Which directions lie at the edges of the picture, such as `top A · right L`."""
-    vertical, horizontal = _shown_axes(viewer)
-    grows = _GROWS[vertical]
-    top = grows if vertical_direction(viewer) == "up" else _OTHER_END[grows]
-    return f"top {top} \u00b7 left {_OTHER_END[_GROWS[horizontal]]} \u00b7 right {_GROWS[horizontal]}"
+def edge_letters(viewer: Viewer | ViewerModel) -> dict[str, str]:
+    """Which direction lies at each edge of the picture, by napari's words for the edge."""
+    vertical, horizontal = (_GROWS[axis] for axis in _shown_axes(viewer))
+    ends = (_OTHER_END[vertical], vertical)
+    top, bottom = reversed(ends) if vertical_direction(viewer) == "up" else ends
+    return {
+        "top_center": top,
+        "bottom_center": bottom,
+        "middle_left": _OTHER_END[horizontal],
+        "middle_right": horizontal,
+    }
 
 
-def _shown_axes(viewer: Viewer) -> tuple[int, int]:
+def _shown_axes(viewer: Viewer | ViewerModel) -> tuple[int, int]:
     more = viewer.dims.ndim - 3
     vertical, horizontal = (axis - more for axis in viewer.dims.order[-2:])
     return max(vertical, 0), max(horizontal, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import ReadError, SettingsError
+from medseg.geometry import Geometry
 from medseg.instances.grid import Triple, triple
 from medseg.instances.heights import ArrayLike
+from medseg.machine import free_memory_bytes
+from medseg.volume import Volume
 
 MM_PER_UNIT = {
     "angstrom": 1e-7,
@@ -107,6 +111,37 @@ def open_store(path: str | Path, *, spacing_mm: Sequence[float] | None = None, c
     spacing, origin = _placement(image, spacing_mm)
     fingerprint = json.dumps([list(shape), str(dtype), attributes, list(place)], sort_keys=True, default=str)
     return Store(LastAxes(array, place), spacing, origin, fingerprint)
+
+
+def load_store(store: Store) -> Volume:
+    """Read an image on disk whole.
+
+    Args:
+        store: of `open_store`.
+
+    Returns:
+        `(x, y, z)`; x, y, z run along the world's axes, as in a TIFF, which knows no patient either.
+
+    Raises:
+        ReadError: `TOO_LARGE`, it does not fit into memory; `NOT_A_STORE`, damaged.
+    """
+    needed = math.prod(store.array.shape) * np.dtype(store.array.dtype).itemsize
+    if needed > free_memory_bytes():
+        raise ReadError(
+            "TOO_LARGE",
+            f"expected an image that fits into {free_memory_bytes() / 1e9:.1f} GB of free memory, got one of "
+            f"{needed / 1e9:.1f} GB; open a smaller resolution, or segment it on disk with `medseg segment`",
+        )
+    everything = slice(None)
+    try:
+        array = np.asarray(store.array[everything, everything, everything]).T
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ReadError(
+            "NOT_A_STORE", "expected the voxels of a Zarr array, got a damaged chunk; copy it anew"
+        ) from error
+    affine = np.diag([*store.spacing_mm[::-1], 1.0])
+    affine[:3, 3] = store.origin_mm[::-1]
+    return Volume(array, Geometry(triple(array.shape), affine), source="OME-Zarr")
 
 
 def load_zarr() -> Any:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import time
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 pytest.importorskip("napari", reason="napari is not installed")
 
+from dicom_makers import line, make_source, uid
 from phantoms import Sphere, label_map
-from qtpy.QtCore import QTimer
 
 from medseg import Geometry, LabelVolume, Volume, read_labels
 from napari_plugin.export import ExportPanel
 from napari_plugin.layers import labels_layer, labels_of, position_of, world_of
+from napari_plugin.ortho import Planes
 from napari_plugin.panel import Panel
 from napari_plugin.readers import scan_layer
-from napari_plugin.samples import head_mri
-from napari_plugin.segment import SegmentPanel
 from napari_plugin.study import StudyPanel
 from napari_plugin.views import edge_letters, say_true_coordinates, show_plane
 
@@ -30,11 +31,6 @@ MakeViewer = Callable[..., Any]
 
 def settle(qtbot: Any, panel: Panel, seconds: float = 120) -> None:
     qtbot.waitUntil(lambda: not panel.is_busy, timeout=int(seconds * 1000))
-
-
-def head(viewer: Any) -> Any:
-    data, words, _ = head_mri()[0]
-    return viewer.add_image(data, **words)
 
 
 @pytest.mark.filterwarnings("ignore::medseg.ReadNotice")  # napari shows them; here they say "resampled"
@@ -69,50 +65,6 @@ def test_a_folder_of_junk_is_answered_in_words(
     settle(qtbot, panel)
     assert "[" in panel.said.text()
     assert panel.copy.isVisibleTo(panel)
-
-
-def test_segment_cancel_and_segment_again(make_napari_viewer: MakeViewer, qtbot: Any) -> None:
-    viewer = make_napari_viewer()
-    panel = SegmentPanel(viewer)
-    assert not panel.run_button.isEnabled()
-    assert "Open a scan first" in panel.run_button.toolTip()
-    scan = head(viewer)
-    panel.models.setCurrentText("brain-mri")
-    assert panel.run_button.isEnabled()
-    panel.run()
-    assert panel.run_button.text() == "Cancel"
-    panel.run()
-    assert "already" in panel.said.text()
-    panel.cancel()
-    settle(qtbot, panel)
-    assert panel.run_button.text() == "Run"
-    assert len(viewer.layers) == 1
-    gaps = Heartbeat()
-    panel.run()
-    settle(qtbot, panel)
-    assert len(gaps.seconds) > 3
-    assert panel.result is not None
-    labels = viewer.layers["brain-mri labels"]
-    assert labels.data.shape == scan.data.shape
-    names = labels_of(labels).labels.names
-    assert "left hippocampus" in {name.lower() for name in names.values()}
-    assert "not stated" not in panel.card.text()
-
-
-class Heartbeat:
-    """Times between ticks of the window's own clock."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._last = time.monotonic()
-        self._timer = QTimer()
-        self._timer.timeout.connect(self._tick)
-        self._timer.start(10)
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        self.seconds.append(now - self._last)
-        self._last = now
 
 
 def two_balls() -> tuple[Volume, LabelVolume]:
@@ -176,12 +128,128 @@ def test_heads_are_up_in_every_plane(make_napari_viewer: MakeViewer) -> None:
     scan, _ = two_balls()
     data, words, _ = scan_layer(scan)
     viewer.add_image(data, **words)
-    for plane, letters in (
-        ("axial", "top A \u00b7 left R \u00b7 right L"),
-        ("coronal", "top S \u00b7 left R \u00b7 right L"),
-        ("sagittal", "top S \u00b7 left A \u00b7 right P"),
-    ):
+    for plane, letters in (("axial", "APRL"), ("coronal", "SIRL"), ("sagittal", "SIAP")):
         show_plane(viewer, plane)
-        assert edge_letters(viewer) == letters
-        assert viewer.canvas.overlays.text.text == letters
+        edges = ("top_center", "bottom_center", "middle_left", "middle_right")
+        assert "".join(edge_letters(viewer)[edge] for edge in edges) == letters
+        assert "".join(viewer.canvas.overlays[f"medseg_{edge}"].text for edge in edges) == letters
+        assert viewer.canvas.overlays["medseg_middle_left"].visible
         assert viewer.scene.camera.orientation2d[0] == ("down" if plane == "axial" else "up")
+    viewer.dims.ndisplay = 3
+    assert not viewer.canvas.overlays["medseg_middle_left"].visible
+
+
+def test_three_planes_on_one_button_show_the_same_place(make_napari_viewer: MakeViewer, qtbot: Any) -> None:
+    viewer = make_napari_viewer()
+    panel = StudyPanel(viewer)
+    assert "Load a scan first" in panel.planes_button.toolTip()
+    scan, labels = two_balls()
+    data, words, _ = scan_layer(scan)
+    image = viewer.add_image(data, **words)
+    data, words, _ = labels_layer(labels, "organs", scan)
+    layer = viewer.add_labels(data, **words)
+    show_plane(viewer, "axial")
+    panel.planes_button.click()
+    planes = viewer.window.dock_widgets["Planes"]
+    assert isinstance(planes, Planes)
+    assert [model.dims.order[0] for model in planes.models] == [1, 2]  # coronal and sagittal
+    viewer.dims.set_point((0, 1, 2), (14.0, -20.0, -12.0))
+    for model in planes.models:
+        assert model.dims.point == pytest.approx(viewer.dims.point)
+        assert np.shares_memory(model.layers[0].data, image.data)
+        assert np.shares_memory(model.layers[1].data, layer.data)
+    planes._go((20.0, -10.0, -8.0))
+    assert viewer.dims.point == pytest.approx((20, -10, -8), abs=1)
+    image.contrast_limits = (5, 50)
+    assert planes.models[0].layers[0].contrast_limits == [5, 50]
+    show_plane(viewer, "coronal")
+    assert [model.dims.order[0] for model in planes.models] == [0, 2]
+    viewer.layers.remove(layer)
+    assert [len(model.layers) for model in planes.models] == [1, 1]
+    panel.planes_button.click()
+    assert "Planes" not in viewer.window.dock_widgets
+
+
+def test_windows_of_ct_are_for_ct(make_napari_viewer: MakeViewer) -> None:
+    viewer = make_napari_viewer()
+    panel = StudyPanel(viewer)
+    scan, _ = two_balls()
+    data, words, _ = scan_layer(replace(scan, modality="MR"))
+    viewer.add_image(data, **words)
+    assert "For CT" in panel.window_buttons["lung"].toolTip()
+    assert panel.window_buttons["from the image"].isEnabled()
+    data, words, _ = scan_layer(scan)
+    layer = viewer.add_image(data, **words)
+    panel.window_buttons["lung"].click()
+    assert layer.contrast_limits == [-1350, 150]
+    panel.window_buttons["from the image"].click()
+    assert layer.contrast_limits[0] >= 0
+
+
+def series_of(folder: Path, study: int, count: int = 4) -> None:
+    slices = make_source(folder, line(count), size=(8, 6)).slices
+    assert len(slices) == count
+    for path in sorted(folder.iterdir()):
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid(study), uid(study, 1)
+        dataset.PatientName, dataset.PatientID = f"Patient {study}", f"P{study}"
+        dataset.save_as(path)
+
+
+def test_two_patients_in_one_folder_are_told(
+    make_napari_viewer: MakeViewer, qtbot: Any, tmp_path: Path
+) -> None:
+    for study in (7, 8):
+        (tmp_path / str(study)).mkdir()
+        series_of(tmp_path / str(study), study)
+    panel = StudyPanel(make_napari_viewer())
+    panel.open(tmp_path)
+    settle(qtbot, panel)
+    assert panel.table.rowCount() == 2
+    assert "2 studies" in panel.said.text()
+    assert "Patient" not in panel.said.text()
+
+
+def test_a_zip_is_listed_as_a_folder_is(make_napari_viewer: MakeViewer, qtbot: Any, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    series_of(tmp_path / "study", 7)
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for path in (tmp_path / "study").iterdir():
+            archive.write(path, path.name)
+    panel = StudyPanel(make_napari_viewer())
+    panel.open(tmp_path / "study.zip")
+    settle(qtbot, panel)
+    panel.load()
+    settle(qtbot, panel)
+    assert panel.viewer.layers[0].data.shape == (4, 8, 6)
+    assert "panel 2 Segment" in panel.said.text()
+
+
+def test_a_volume_larger_than_memory_is_answered_in_words(
+    make_napari_viewer: MakeViewer, qtbot: Any, tmp_path: Path
+) -> None:
+    header = (
+        b"NRRD0004\ntype: short\ndimension: 3\nsizes: 90000 90000 90000\nspace: left-posterior-superior\n"
+    )
+    header += b"space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nencoding: raw\n\n"
+    (tmp_path / "huge.nrrd").write_bytes(header + b"\0" * 100)
+    panel = StudyPanel(make_napari_viewer())
+    panel.open(tmp_path / "huge.nrrd")
+    settle(qtbot, panel)
+    assert "[" in panel.said.text()
+    assert "INTERNAL" not in panel.said.text()
+
+
+def test_an_export_that_cannot_be_written_is_told(
+    make_napari_viewer: MakeViewer, qtbot: Any, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer()
+    scan, labels = two_balls()
+    data, words, _ = labels_layer(labels, "organs", scan)
+    viewer.add_labels(data, **words)
+    (tmp_path / "file").write_text("where a folder should be")
+    panel = ExportPanel(viewer)
+    panel.export(tmp_path / "file" / "out")
+    settle(qtbot, panel)
+    assert "NOT_WRITABLE" in panel.said.text()
+    assert panel.export_button.isEnabled()

@@ -1,0 +1,162 @@
+"""Two more planes beside the one that is shown: the same layers, the same place, moved by a click."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.qt import QtViewer
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_plugin.canvas import on_click
+from napari_plugin.layers import origin_of
+from napari_plugin.views import PLANES, hold_heads_up, show_plane
+
+if TYPE_CHECKING:
+    from napari import Viewer
+    from napari.layers import Layer
+    from qtpy.QtGui import QCloseEvent
+
+NAME = "Planes"
+FOLLOWED = ("opacity", "visible", "colormap", "contrast_limits", "gamma", "blending")
+"""Properties that a copy of a layer takes over; each has an event of its name."""
+
+_SETTLE_MS = 40
+_FIT_MS = 200
+
+
+class Planes(QWidget):
+    """The planes that the viewer does not show, one above the other.
+
+    Args:
+        viewer: napari's; layers that were made by this plugin are shown.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.models = [ViewerModel() for _ in range(2)]
+        self._views = [QtViewer(model) for model in self.models]
+        self._copies: list[dict[Layer, Layer]] = [{}, {}]
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        for view in self._views:
+            view.setMinimumSize(220, 200)
+            box.addWidget(view)
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(_SETTLE_MS)
+        self._later.timeout.connect(self._refresh)
+        for model in self.models:
+            hold_heads_up(model)
+            model.mouse_drag_callbacks.append(on_click(self._go))
+        for layer in viewer.layers:
+            self._add(layer)
+        self._listeners = (
+            (viewer.layers.events.inserted, self._inserted),
+            (viewer.layers.events.removed, self._removed),
+            (viewer.dims.events.point, self._follow),
+            (viewer.dims.events.order, self._turn),
+        )
+        for event, listener in self._listeners:
+            event.connect(listener)
+        self._turn()
+        self._fit = QTimer(self)  # once the sizes of the views are known
+        self._fit.setSingleShot(True)
+        self._fit.timeout.connect(self._turn)
+        self._fit.start(_FIT_MS)
+
+    def _inserted(self, event: Any) -> None:
+        self._add(event.value)
+        self._turn()
+
+    def _add(self, layer: Layer) -> None:
+        if origin_of(layer) is None or not isinstance(layer, (Image, Labels)):
+            return
+        for model, copies in zip(self.models, self._copies, strict=True):
+            copies[layer] = model.add_layer(_copy(layer))
+        for name in FOLLOWED:
+            if hasattr(layer.events, name):
+                getattr(layer.events, name).connect(lambda _, layer=layer, name=name: self._take(layer, name))
+        layer.events.data.connect(lambda _, layer=layer: self._take(layer, "data"))
+        if isinstance(layer, Labels):
+            layer.events.set_data.connect(lambda _: self._later.start())
+            layer.events.paint.connect(lambda _: self._later.start())
+
+    def _take(self, layer: Layer, name: str) -> None:
+        for copies in self._copies:
+            if layer in copies:
+                setattr(copies[layer], name, getattr(layer, name))
+
+    def _removed(self, event: Any) -> None:
+        for model, copies in zip(self.models, self._copies, strict=True):
+            copy = copies.pop(event.value, None)
+            if copy is not None:
+                model.layers.remove(copy)
+
+    def _refresh(self) -> None:
+        """Voxels are shared; what was painted is only to be drawn anew."""
+        for copies in self._copies:
+            for layer, copy in copies.items():
+                if isinstance(layer, Labels):
+                    copy.refresh()
+
+    def _turn(self, _event: Any = None) -> None:
+        """Show the planes that the viewer does not."""
+        more = self._viewer.dims.ndim - 3
+        first = self._viewer.dims.order[-3] - more if more >= 0 else 0
+        shown = [plane for plane, order in PLANES.items() if order[0] != first]
+        for model, plane in zip(self.models, shown[:2], strict=True):
+            if model.layers:
+                show_plane(model, plane)
+        self._follow()
+
+    def _follow(self, _event: Any = None) -> None:
+        """Go where the viewer is."""
+        point = self._viewer.dims.point[-3:]
+        for model in self.models:
+            if model.layers and len(point) == model.dims.ndim:
+                model.dims.set_point(range(3), point)
+
+    def _go(self, position: Any) -> None:
+        """Take the viewer to a place that was clicked in a plane."""
+        more = self._viewer.dims.ndim - 3
+        self._viewer.dims.set_point(range(more, more + 3), position[-3:])
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Let go of the viewer and of graphics memory."""
+        self._later.stop()
+        self._fit.stop()
+        for source, listener in self._listeners:
+            source.disconnect(listener)
+        for view in self._views:
+            view.close()
+        super().closeEvent(event)
+
+
+def _copy(layer: Layer) -> Layer:
+    """A layer that shares voxels with another one."""
+    kept = {name: getattr(layer, name) for name in FOLLOWED if hasattr(layer, name)}
+    words = dict(
+        name=layer.name, scale=layer.scale, translate=layer.translate, units=layer.units,
+        axis_labels=layer.axis_labels, metadata=layer.metadata, **kept,
+    )  # fmt: skip
+    return Image(layer.data, **words) if isinstance(layer, Image) else Labels(layer.data, **words)
+
+
+def toggle_planes(viewer: Viewer) -> Planes | None:
+    """Open the two other planes beside the viewer, or close them.
+
+    Returns:
+        What was opened; None where it was closed.
+    """
+    for name, dock in viewer.window.dock_widgets.items():
+        if name == NAME:
+            viewer.window.remove_dock_widget(dock)
+            dock.close()
+            return None
+    planes = Planes(viewer)
+    viewer.window.add_dock_widget(planes, name=NAME, area="right")
+    return planes
