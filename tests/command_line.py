@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 COMMAND = [sys.executable, "-m", "medseg.cli.main"]
 TOLD = re.compile(r"^error \[([A-Z][A-Z0-9_]+)\]: (.+)$", re.MULTILINE)
@@ -53,3 +54,25 @@ def code_of(stderr: str) -> str:
 def everything_under(folder: Path) -> set[str]:
     """Names of all files and folders below one, hidden ones too."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def refused_in_process(folder: Path, capsys: Any, *words: object) -> tuple[str, str]:
+    """Code and message of a refusal with exit code 1 that left nothing new below a folder.
+
+    Args:
+        folder: where the command could write; its path must not be told.
+        capsys: pytest's.
+        words: after `medseg`.
+    """
+    from medseg.cli.main import run
+
+    before = everything_under(folder)
+    exit_code = run([str(word) for word in words])
+    said = capsys.readouterr()
+    assert exit_code == 1, said.err
+    assert said.out == ""
+    assert everything_under(folder) == before
+    code = code_of(said.err)
+    assert code not in ("INTERNAL", "SYSTEM", "NOT_INSTALLED"), said.err
+    assert str(folder) not in said.err
+    return code, TOLD.findall(said.err)[0][1]

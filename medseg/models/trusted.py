@@ -38,13 +38,17 @@ class TrustedRecipe:
         Raises:
             ModelError: `TRUSTED_CODE_FAILED`, with what the code raised.
         """
+        from pydoc import ErrorDuringImport
+
         from monai.bundle.config_parser import ConfigParser
 
         with _modules_of(self._folder):
             try:
                 return ConfigParser(self._root).get_parsed_content(key)
-            except (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError,
-                    RuntimeError, SyntaxError, TypeError, ValueError) as error:  # fmt: skip
+            except (
+                ArithmeticError, AssertionError, AttributeError, ErrorDuringImport, ImportError, LookupError,
+                NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
+            ) as error:  # fmt: skip
                 raise ModelError(
                     "TRUSTED_CODE_FAILED",
                     f"expected the bundle's code to give {key!r}, got {type(error).__name__}: {error}; "

@@ -85,7 +85,8 @@ def judged(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
         ):
             raise ModelError(
                 "ARCHIVE_UNSAFE",
-                "expected plain files inside the zip, got a link or a path that leads out of it",
+                "expected plain files inside the zip, got a link or a path that leads out of it; "
+                "do not use it, and take the model from its publisher",
             )
         if member.flag_bits & 1:
             raise ModelError("ARCHIVE_ENCRYPTED", "expected a zip without a password; unpack it first")
@@ -94,11 +95,15 @@ def judged(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
             raise _too_large()
     names = {member.filename.casefold() for member in files}
     if len(names) < len(files):
-        raise ModelError("ARCHIVE_UNSAFE", "expected every file once in the zip, got one twice")
+        raise ModelError(
+            "ARCHIVE_UNSAFE",
+            "expected every file once in the zip, got one twice; take it from its publisher",
+        )
     return files
 
 
 def _too_large() -> ModelError:
     return ModelError(
-        "ARCHIVE_TOO_LARGE", "expected a zip of sane size, got one that inflates without measure"
+        "ARCHIVE_TOO_LARGE",
+        "expected a zip of sane size, got one that inflates without measure; take it from its publisher",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,9 @@ def read_checkpoint(path: Path, *, only_glance: bool = False) -> object:
     try:
         if not only_glance:
             _check_sums(path)
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
+            # torch asks to be told of pickles that no torch wrote; they are refused below
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             content: object = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=only_glance and is_zip
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from command_line import code_of, everything_under
+from command_line import code_of, everything_under, refused_in_process
 from tiny_bundle import tiny_inference, write_tiny_bundle
 
 from medseg.cli.main import run
@@ -106,16 +106,7 @@ def scan(tmp_path: Path) -> Path:
 
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The code of a refusal that left nothing new behind."""
-    before = everything_under(tmp_path)
-    exit_code = run([str(word) for word in words])
-    said = capsys.readouterr()
-    assert exit_code == 1, said.err
-    assert said.out == ""
-    assert everything_under(tmp_path) == before
-    code = code_of(said.err)
-    assert code not in ("INTERNAL", "SYSTEM", "NOT_INSTALLED"), said.err
-    assert str(tmp_path) not in said.err
-    return code
+    return refused_in_process(tmp_path, capsys, *words)[0]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # notices of the reader: the refusal comes later
