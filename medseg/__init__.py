@@ -11,6 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg.active.loop import (
+        CasePrediction,
+        correct_case,
+        labels_to_correct,
+        learn_from_queue,
+        open_queue,
+        predict_case,
+        predict_cases,
+        read_queue_case,
+    )
+    from medseg.active.queue import CaseQueue, QueueCase, Round, save_queue
     from medseg.annotate.grow import grow_region
     from medseg.annotate.live_wire import LiveWire, fill_outline, live_wire, snap_to_edge
     from medseg.annotate.proposal import Proposal, accept_proposal
@@ -83,6 +94,7 @@ if TYPE_CHECKING:
     from medseg.refine.settings import RefinementSettings
     from medseg.resample import resample_labels, resample_volume
     from medseg.result import Result, RunRecord
+    from medseg.training.settings import FineTuneSettings, TrainingSettings
     from medseg.volume import InstanceVolume, LabelVolume, Volume
 
 __version__ = "0.1.0"
@@ -95,6 +107,8 @@ __all__ = [
     "CancelledError",
     "Card",
     "CaseEvent",
+    "CasePrediction",
+    "CaseQueue",
     "Code",
     "DeviceMemoryError",
     "DicomSource",
@@ -102,6 +116,7 @@ __all__ = [
     "DownloadError",
     "Edit",
     "ExportSettings",
+    "FineTuneSettings",
     "Geometry",
     "GeometryError",
     "GrowSettings",
@@ -123,11 +138,13 @@ __all__ = [
     "ModelNotFoundError",
     "Progress",
     "Proposal",
+    "QueueCase",
     "ReadError",
     "ReadNotice",
     "RefinementSettings",
     "Region",
     "Result",
+    "Round",
     "RunRecord",
     "ScribbleSettings",
     "SeparationSettings",
@@ -135,12 +152,14 @@ __all__ = [
     "SettingsError",
     "Shape",
     "SlabInferer",
+    "TrainingSettings",
     "Volume",
     "VolumeError",
     "WriteError",
     "__version__",
     "accept_proposal",
     "bright_foreground",
+    "correct_case",
     "delete_objects",
     "edited",
     "estimate_seconds",
@@ -152,6 +171,8 @@ __all__ = [
     "interpolate_slices",
     "join_models",
     "labels_on_slices",
+    "labels_to_correct",
+    "learn_from_queue",
     "list_models",
     "list_series",
     "live_wire",
@@ -162,20 +183,25 @@ __all__ = [
     "merge_objects",
     "mesh_of_mask",
     "objects_as_labels",
+    "open_queue",
     "open_store",
     "plan_case",
     "plan_inference",
     "predict",
+    "predict_case",
+    "predict_cases",
     "read",
     "read_all",
     "read_case",
     "read_dicom_rtstruct",
     "read_dicom_seg",
     "read_labels",
+    "read_queue_case",
     "read_series",
     "refine_labels",
     "resample_labels",
     "resample_volume",
+    "save_queue",
     "segment",
     "segment_batch",
     "segment_store",
@@ -197,6 +223,20 @@ __all__ = [
 ]
 
 _HOME = {
+    "FineTuneSettings": "medseg.training.settings",
+    "TrainingSettings": "medseg.training.settings",
+    "labels_to_correct": "medseg.active.loop",
+    "predict_cases": "medseg.active.loop",
+    "CasePrediction": "medseg.active.loop",
+    "correct_case": "medseg.active.loop",
+    "learn_from_queue": "medseg.active.loop",
+    "open_queue": "medseg.active.loop",
+    "predict_case": "medseg.active.loop",
+    "read_queue_case": "medseg.active.loop",
+    "CaseQueue": "medseg.active.queue",
+    "QueueCase": "medseg.active.queue",
+    "Round": "medseg.active.queue",
+    "save_queue": "medseg.active.queue",
     "load_store": "medseg.instances.ome_zarr",
     "set_cache_folder": "medseg.models.archived",
     "plan_case": "medseg.inference.predict",

@@ -39,6 +39,7 @@ FLOORS = (
     ("export",),
     ("training",),
     ("batch",),
+    ("active",),
     ("cli",),
 )
 STRANGERS = {"io", "models", "instances", "measure"}
