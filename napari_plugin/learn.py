@@ -7,17 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
     QGridLayout,
-    QHeaderView,
     QLabel,
-    QTableWidget,
-    QTableWidgetItem,
 )
 
 from medseg import (
@@ -41,6 +38,7 @@ from medseg import (
     read_queue_case,
     save_queue,
 )
+from napari_plugin.case_table import CaseTable
 from napari_plugin.history import history_of
 from napari_plugin.jobs import Ended, Work
 from napari_plugin.layers import image_layer, labels_layer, labels_of, volume_of
@@ -54,7 +52,6 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from qtpy.QtWidgets import QPushButton
 
-COLUMNS = ("case", "state", "unsure", "held out")
 _THREADS = max(1, (os.cpu_count() or 2) - 1)
 """One processor is left to the window."""
 
@@ -93,13 +90,7 @@ class LearnPanel(Panel):
         for entry in list_models():
             if entry.card is not None and entry.card.separation is not None:
                 self.starts.addItem(f"{entry.name}, for objects", (entry.name, "objects"))
-        self.table = QTableWidget(0, len(COLUMNS))
-        self.table.setHorizontalHeaderLabels(COLUMNS)
-        self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(QTableWidget.SelectionMode.SingleSelection)
-        self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.verticalHeader().setVisible(False)
-        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.table = CaseTable()
         self.next_button = Button("Open next", "The case that teaches most", press=self.open_next)
         self.open_button = Button("Open selected", "Also by a double click", press=self.open_selected)
         self.save_button = Button("Save correction", "Keep the labels to learn from", press=self.save)
@@ -162,13 +153,7 @@ class LearnPanel(Panel):
         queue = self.queue
         if queue is None:
             return
-        self.table.setRowCount(len(queue.cases))
-        for row, case in enumerate(queue.cases):
-            for column, text in enumerate(cells_of(case)):
-                item = QTableWidgetItem(text)
-                item.setToolTip(case.reason or text)
-                item.setData(Qt.ItemDataRole.UserRole, case.name)
-                self.table.setItem(row, column, item)
+        self.table.show_cases(queue.cases)
         self.score.setText(
             "\n".join(words_of(number, one) for number, one in enumerate(queue.rounds, start=1))
         )
@@ -204,9 +189,8 @@ class LearnPanel(Panel):
 
     def open_selected(self) -> None:
         """Open the case of the selected row."""
-        items = self.table.selectedItems()
-        if items:
-            self.open_case(items[0].data(Qt.ItemDataRole.UserRole))
+        if name := self.table.selected_name():
+            self.open_case(name)
 
     def open_case(self, name: str) -> None:
         """Load scan and labels of a case, in place of those of the last one.
@@ -363,7 +347,7 @@ class LearnPanel(Panel):
         queue = self.queue
         missing = "" if queue is not None else "Open a folder of cases first"
         self.next_button.allow(missing or ("" if queue and queue.to_do() else "Every case is done"))
-        self.open_button.allow(missing or ("" if self.table.selectedItems() else "Select a row first"))
+        self.open_button.allow(missing or ("" if self.table.selected_name() else "Select a row first"))
         self.save_button.allow(missing or ("" if self.is_open() else "Open a case first"))
         self.starts.setEnabled(queue is not None and not queue.rounds)
         states = [] if queue is None else [case.state for case in queue.cases]
@@ -387,12 +371,6 @@ class LearnPanel(Panel):
     def _ended(self, ended: Ended, done: Callable[[Any], None]) -> None:
         super()._ended(ended, done)
         self._update_buttons()
-
-
-def cells_of(case: QueueCase) -> tuple[str, str, str, str]:
-    """The row of a case."""
-    doubt = "" if case.uncertainty is None else f"{case.uncertainty:.3f}"
-    return case.name, case.state, doubt, "yes" if case.is_held_out else ""
 
 
 def words_of(number: int, one: Round) -> str:
