@@ -8,7 +8,7 @@ Source voxels beyond the outermost centres of the card's grid take the value at 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -98,6 +98,11 @@ class Decision:
         scores = values.clone() if self.head is None else self.head(values)
         return activated(scores, self.activation)
 
+    def winners(self, values: Tensor) -> tuple[LabelArray, npt.NDArray[np.float32]]:
+        """Labels of averaged answers without a threshold, voxel by voxel, and the scores that won."""
+        best = self.scores(values).max(0)
+        return np.array(self.ids, dtype=self.dtype)[best.indices.cpu().numpy()], best.values.cpu().numpy()
+
     def labels(self, values: Tensor) -> LabelArray:
         """Labels of averaged answers, voxel by voxel."""
         ids = np.array(self.ids, dtype=self.dtype)
@@ -110,6 +115,30 @@ class Decision:
         for channel in self.order:
             result[is_claimed[channel]] = ids[channel]
         return result
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Parts of a model that compete for voxels one after another, where all at once take too much memory.
+
+    Attributes:
+        labels: on the target grid; of the best part so far.
+        best: its score, float32; starts as that of background, 0.
+    """
+
+    labels: LabelArray
+    best: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], dtype: np.dtype[Any]) -> Contest:
+        """Nobody has won yet."""
+        return cls(np.zeros(shape, dtype=dtype), np.zeros(shape, dtype=np.float32))
+
+    def enter(self, place: tuple[slice, ...], labels: LabelArray, scores: npt.NDArray[np.float32]) -> None:
+        """Labels of the next part, and their scores; where they are equal, an earlier part's stay."""
+        is_better = scores > self.best[place]
+        np.copyto(self.labels[place], labels, where=is_better, casting="unsafe")
+        np.copyto(self.best[place], scores, where=is_better)
 
 
 def activated(scores: Tensor, activation: Activation) -> Tensor:
@@ -183,13 +212,18 @@ class LabelsHome:
         maps: from the card's grid to the target, per axis.
         decision: what makes labels of answers.
         axis: of work.
+        contest: in which this part of a model takes part; None where it is the whole model.
     """
 
-    def __init__(self, maps: AxisMaps, decision: Decision, axis: int = 2) -> None:
+    def __init__(
+        self, maps: AxisMaps, decision: Decision, axis: int = 2, contest: Contest | None = None
+    ) -> None:
         self._nearest = [m.nearest for m in maps]
         self._decision = decision
         self._axis = axis
-        self._labels = np.zeros([len(n) for n in self._nearest], dtype=decision.dtype)
+        self._contest = contest
+        shape = [len(n) for n in self._nearest]
+        self._labels = contest.labels if contest is not None else np.zeros(shape, dtype=decision.dtype)
 
     def feed(self, values: Tensor, start: int) -> None:
         """Decide planes; see `WayHome.feed`."""
@@ -198,13 +232,19 @@ class LabelsHome:
         first, last = (int(n) for n in np.searchsorted(along, (start, stop)))
         if first == last:
             return
-        decided = np.empty(tuple(values.shape[1:]), dtype=self._decision.dtype)
-        for part in chunks(values, len(self._decision.ids), self._axis):
-            decided[part] = self._decision.labels(values[(slice(None), *part)])
         source, target = list(self._nearest), [slice(None)] * 3
         source[self._axis] = along[first:last] - start
         target[self._axis] = slice(first, last)
-        self._labels[tuple(target)] = decided[np.ix_(*source)]
+        decided = np.empty(tuple(values.shape[1:]), dtype=self._decision.dtype)
+        if self._contest is None:
+            for part in chunks(values, len(self._decision.ids), self._axis):
+                decided[part] = self._decision.labels(values[(slice(None), *part)])
+            self._labels[tuple(target)] = decided[np.ix_(*source)]
+            return
+        scores = np.empty(decided.shape, dtype=np.float32)
+        for part in chunks(values, len(self._decision.ids), self._axis):
+            decided[part], scores[part] = self._decision.winners(values[(slice(None), *part)])
+        self._contest.enter(tuple(target), decided[np.ix_(*source)], scores[np.ix_(*source)])
 
     def labels(self) -> LabelArray:
         """Labels on the target grid."""

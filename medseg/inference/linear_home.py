@@ -13,6 +13,7 @@ import numpy.typing as npt
 from medseg.geometry import Geometry
 from medseg.inference.home import (
     AxisMaps,
+    Contest,
     Decision,
     LabelArray,
     LabelsHome,
@@ -34,7 +35,14 @@ _BOUND_SLACK = 1e-5
 """Rounding must not drop a class that could win; relative to the scores."""
 
 
-def way_home(grid: Geometry, target: Geometry, card: Card, decision: Decision, axis: int = 2) -> WayHome:
+def way_home(
+    grid: Geometry,
+    target: Geometry,
+    card: Card,
+    decision: Decision,
+    axis: int = 2,
+    contest: Contest | None = None,
+) -> WayHome:
     """The way that a card asks for.
 
     Args:
@@ -43,6 +51,7 @@ def way_home(grid: Geometry, target: Geometry, card: Card, decision: Decision, a
         card: gives the order.
         decision: what makes labels of answers.
         axis: of work.
+        contest: in which this part of a model takes part (`medseg.inference.turns`).
 
     Raises:
         GeometryError: `GRID_MISMATCH`, axes are not parallel.
@@ -51,8 +60,9 @@ def way_home(grid: Geometry, target: Geometry, card: Card, decision: Decision, a
     if card.keep_largest:
         return LargestHome(maps, decision, card.keep_largest, axis)
     if card.home == "labels-nearest" or grid.is_close(target, 1e-4):
-        return LabelsHome(maps, decision, axis)
-    return ScoresHome(maps, decision.before_activation if card.home == "logits-linear" else decision, axis)
+        return LabelsHome(maps, decision, axis, contest)
+    decision = decision.before_activation if card.home == "logits-linear" else decision
+    return ScoresHome(maps, decision, axis, contest)
 
 
 @dataclass(frozen=True)
@@ -134,13 +144,18 @@ class ScoresHome:
         maps: from the card's grid to the target, per axis.
         decision: what makes labels of answers.
         axis: of work.
+        contest: in which this part of a model takes part; None where it is the whole model.
     """
 
-    def __init__(self, maps: AxisMaps, decision: Decision, axis: int = 2) -> None:
+    def __init__(
+        self, maps: AxisMaps, decision: Decision, axis: int = 2, contest: Contest | None = None
+    ) -> None:
         self._maps = maps
         self._decision = decision
         self._carry = _Carry(maps, axis)
-        self._labels = np.zeros(tuple(len(m.lower) for m in maps), dtype=decision.dtype)
+        self._contest = contest
+        shape = tuple(len(m.lower) for m in maps)
+        self._labels = contest.labels if contest is not None else np.zeros(shape, dtype=decision.dtype)
         self._across: tuple[list[_Stretch], list[_Stretch]] | None = None
 
     def feed(self, values: Tensor, start: int) -> None:
@@ -159,7 +174,12 @@ class ScoresHome:
             grid = [s.grid for s in stretches]
             grid[axis] = depth
             block = planes[(slice(None), *grid)]
-            self._labels[tuple(s.target for s in stretches)] = self._decided(block, stretches)
+            place = tuple(s.target for s in stretches)
+            labels, scores = self._decided(block, stretches)
+            if self._contest is None:
+                self._labels[place] = labels
+            elif scores is not None:
+                self._contest.enter(place, labels, scores)
 
     def labels(self) -> LabelArray:
         """Labels on the target grid."""
@@ -171,8 +191,11 @@ class ScoresHome:
         pairs = itertools.pairwise(int(edge) for edge in edges)
         return [_stretch(along, a, b, device) for a, b in pairs if b > a]
 
-    def _decided(self, values: Tensor, stretches: list[_Stretch]) -> Any:
-        """Labels of a block of the target: an array, or one for all voxels."""
+    def _decided(self, values: Tensor, stretches: list[_Stretch]) -> tuple[Any, Any]:
+        """Labels of a block of the target and their scores: arrays, or one label for all voxels and None.
+
+        In a contest that label is background by its own channel, which changes nothing there.
+        """
         import torch
 
         ids, threshold = self._decision.ids, self._decision.threshold
@@ -186,8 +209,10 @@ class ScoresHome:
         able = torch.nonzero(highest >= bound).flatten().tolist()
         if threshold is not None:
             able.sort(key=self._decision.order.index)
-        if len({ids[channel] for channel in able} | ({0} if threshold is not None else set())) == 1:
-            return ids[able[0]] if able else 0
+        possible = {ids[channel] for channel in able} | ({0} if threshold is not None else set())
+        is_settled = len(possible) == 1 if self._contest is None else able == [0]
+        if is_settled:
+            return possible.pop(), None
         shape = tuple(len(s.lower) for s in stretches)
         winner = torch.zeros(shape, dtype=torch.int32, device=block.device)
         best: Tensor | None = None
@@ -201,7 +226,7 @@ class ScoresHome:
             else:
                 winner.masked_fill_(score > best, ids[channel])
                 torch.maximum(best, score, out=best)
-        return winner.cpu().numpy()
+        return winner.cpu().numpy(), None if best is None else best.cpu().numpy()
 
 
 def _interpolated(values: Tensor, stretches: list[_Stretch]) -> Tensor:

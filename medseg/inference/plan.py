@@ -13,6 +13,7 @@ from medseg.inference.backends.choose import PLAIN, BackendChoice, choose_backen
 from medseg.inference.home import CHUNK_BYTES, label_type
 from medseg.inference.memory import activation_bytes, resident_bytes
 from medseg.inference.settings import InferenceSettings
+from medseg.inference.turns import turns_of
 from medseg.inference.windows import Triple, WindowGrid, place_windows
 from medseg.machine import physical_memory_bytes
 from medseg.models.intensity_steps import PercentileRange
@@ -51,7 +52,7 @@ class MemoryPlan:
         slab: sums of answers.
         network: intermediate tensors of one window, its answer, the answer to an empty window.
         flush: planes that are decided together.
-        labels: result on the source grid, and the map of uncertainty.
+        labels: result on the source grid, and the map of uncertainty, or of scores where parts take turns.
     """
 
     program: int
@@ -85,6 +86,7 @@ class InferencePlan:
         memory: what it needs.
         crop: voxels of the scan that count as the scan, as the card asks for it; None is all of it.
         backend: what runs the network, and why.
+        turns: parts of the model that work one after another; 1 where all work together.
     """
 
     source: Geometry
@@ -98,6 +100,7 @@ class InferencePlan:
     memory: MemoryPlan
     crop: IndexBox | None = None
     backend: BackendChoice = PLAIN
+    turns: int = 1
 
     @property
     def peak_bytes(self) -> int:
@@ -110,9 +113,10 @@ class InferencePlan:
         shape = " x ".join(map(str, self.box.shape))
         spacing = " x ".join(f"{s:.3g}" for s in self.grid.spacing_mm)
         window = " x ".join(map(str, self.windows.size))
+        turns = f", {self.turns} parts in turn" if self.turns > 1 else ""
         return (
-            f"{shape} voxels of {spacing} mm, {self.windows.count} windows of {window} on {self.device}, "
-            f"peak memory {self.peak_bytes / GIGABYTE:.1f} GB; {self.backend.words}"
+            f"{shape} voxels of {spacing} mm, {self.windows.count} windows of {window} on {self.device}"
+            f"{turns}, peak memory {self.peak_bytes / GIGABYTE:.1f} GB; {self.backend.words}"
         )
 
 
@@ -147,16 +151,17 @@ def plan_inference(
     overlap = settings.overlap_fraction
     overlap = card.window.overlap_fraction if overlap is None else overlap
     windows = place_windows(box.shape, card.window.size, overlap, card.window.placement)
-    parts = model_parts(model, card.window.size)
     plan = InferencePlan(
         straight, region, grid, box, windows, windows.thinnest_axis, 0, model.device, MemoryPlan(*[0] * 7)
     )
-    plan = _fitted(plan, card, parts, settings)  # refused before a trial takes memory itself
-    passes = len(mirrored_axes(card, mirror=settings.mirror))
-    choice = choose_backend(parts.modules, model, card.window.size, windows.count * passes, settings)
+    plan = _fitted(plan, model, settings)  # refused before a trial takes memory itself
+    one = model if plan.turns == 1 else turns_of(model, settings)[0]
+    modules = model_parts(one, card.window.size).modules
+    answers = windows.count * len(mirrored_axes(card, mirror=settings.mirror)) * plan.turns
+    choice = choose_backend(modules, one, card.window.size, answers, settings)
     if choice.backend == "torch":
         return replace(plan, backend=choice)
-    return _fitted(replace(plan, backend=choice), card, parts, settings)
+    return _fitted(replace(plan, backend=choice), model, settings)
 
 
 def _looked_at(region: IndexBox, source: Geometry, grid: Geometry, window: Triple) -> IndexBox:
@@ -167,8 +172,23 @@ def _looked_at(region: IndexBox, source: Geometry, grid: Geometry, window: Tripl
     return box_on_grid(region, source, grid).grown(context, grid.shape, window)
 
 
-def _fitted(plan: InferencePlan, card: Card, parts: Parts, settings: InferenceSettings) -> InferencePlan:
+def _fitted(plan: InferencePlan, model: Model, settings: InferenceSettings) -> InferencePlan:
+    """The plan with its memory; parts of a model that are too much together take turns."""
+    try:
+        return _sized(replace(plan, turns=1), model, settings)
+    except DeviceMemoryError:
+        turns = turns_of(model, settings)
+        if len(turns) == 1:
+            raise
+    sized = [_sized(replace(plan, turns=len(turns)), one, settings) for one in turns]
+    planes = min(one.flush_planes for one in sized)
+    return replace(max(sized, key=lambda one: one.peak_bytes), flush_planes=planes)
+
+
+def _sized(plan: InferencePlan, model: Model, settings: InferenceSettings) -> InferencePlan:
     """The plan with its memory, deciding as many planes together as the limit allows."""
+    card = model.card
+    parts = model_parts(model, card.window.size)
     limit = settings.max_memory_gb
     if limit is None:  # tried nevertheless, such a run would be killed halfway, or the machine stall
         limit = physical_memory_bytes() / GIGABYTE if plan.device == "cpu" else math.inf
@@ -226,6 +246,7 @@ def _memory(
         image += images * plan.grid.voxels * FLOAT_BYTES
     carried = 0 if card.home == "labels-nearest" else flush_planes + 2
     label_bytes = label_type(card).itemsize + (FLOAT_BYTES if uncertainty else 0)
+    scores = FLOAT_BYTES * plan.source.voxels if plan.turns > 1 else 0
     return MemoryPlan(
         program=0,
         preparation=_preparation_bytes(plan, card),
@@ -233,7 +254,7 @@ def _memory(
         slab=(channels + 1) * plane * plan.windows.size[plan.axis],
         network=0,
         flush=channels * plane * (flush_planes + carried) + _decision_bytes(plan, card, flush_planes),
-        labels=(1 if _stays_as_it_is(plan, card) else 2) * plan.source.voxels * label_bytes,
+        labels=(1 if _stays_as_it_is(plan, card) else 2) * plan.source.voxels * label_bytes + scores,
     )
 
 

@@ -14,11 +14,12 @@ from medseg.errors import GeometryError
 from medseg.geometry import Geometry
 from medseg.inference.answer import make_answerer, model_parts
 from medseg.inference.backends.int8 import sample_windows
-from medseg.inference.home import Decision, WayHome, home_maps
+from medseg.inference.home import Contest, Decision, home_maps, label_type
 from medseg.inference.linear_home import EntropyHome, way_home
 from medseg.inference.plan import InferencePlan, plan_inference
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Listener, Stream
+from medseg.inference.turns import listener_of_turn, turns_of
 from medseg.inference.windows import place_windows
 from medseg.labels import LabelSet
 from medseg.preprocess.body import body_box
@@ -200,13 +201,13 @@ def predict_planned(
     image, plan = _cropped_to_foreground(image, plan, model.card, settings)
     with torch_state(settings.threads):
         told = replace(listener, note=f"plan: {plan.sentence}")
-        home, entropy, notes = _answered(image, model, settings, plan, told)
+        decided, entropy, notes = _answered(image, model, settings, plan, told)
     keep = (
         model.card.labels
         if not settings.classes
         else LabelSet(tuple(label for label in model.card.labels if label.id in wanted))
     )
-    labels = LabelVolume(_on_source(home.labels(), plan, model.card), source, keep)
+    labels = LabelVolume(_on_source(decided, plan, model.card), source, keep)
     if entropy is None:
         return Prediction(labels, notes=notes)
     unsure = replace(volumes[0], array=_on_source(entropy.values, plan, model.card))
@@ -267,30 +268,38 @@ def wanted_labels(card: Card, classes: Sequence[str]) -> frozenset[int]:
 
 def _answered(
     image: FloatArray, model: Model, settings: InferenceSettings, plan: InferencePlan, listener: Listener
-) -> tuple[WayHome, EntropyHome | None, tuple[str, ...]]:
-    """The homes after all windows, and what is to be said."""
+) -> tuple[Array, EntropyHome | None, tuple[str, ...]]:
+    """Labels and uncertainty on the target's axes after all windows, and what is to be said."""
     import torch
 
     card = model.card
-    parts = model_parts(model, plan.windows.size)
+    wanted = wanted_labels(card, settings.classes)
     tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
     samples = None
     if plan.backend.precision == "int8":
         samples = sample_windows(tensor, plan.windows.size, card.window.padding_value)
-    answerer = make_answerer(model, plan.windows.size, settings, parts, plan.backend, samples)
-    head = None if parts.head is None else parts.head.to(answerer.device)
-    decision = Decision.of(card, head, wanted_labels(card, settings.classes))
     grid = plan.grid.crop(plan.box.start, plan.box.stop)
     target = _turned(plan.source, card)
     box = box_on_grid(plan.region, plan.source, target)
     target = target.crop(box.start, box.stop)
-    home = way_home(grid, target, card, decision, plan.axis)
-    entropy = (
-        EntropyHome(home_maps(grid, target, card), decision, plan.axis) if settings.uncertainty else None
-    )
-    stream = Stream(tensor, plan.windows, card.window, answerer, plan.axis, plan.flush_planes)
-    stream.run([home] if entropy is None else [entropy, home], listener)
-    return home, entropy, (answerer.note,) if answerer.note else ()
+    turns = turns_of(model, settings) if plan.turns > 1 else (model,)
+    contest = Contest.of(target.shape, label_type(card)) if len(turns) > 1 else None
+    for number, one in enumerate(turns):
+        parts = model_parts(one, plan.windows.size)
+        answerer = make_answerer(one, plan.windows.size, settings, parts, plan.backend, samples)
+        head = None if parts.head is None else parts.head.to(answerer.device)
+        decision = Decision.of(one.card, head, wanted)
+        home = way_home(grid, target, card, decision, plan.axis, contest)
+        entropy = (
+            EntropyHome(home_maps(grid, target, card), decision, plan.axis) if settings.uncertainty else None
+        )
+        stream = Stream(tensor, plan.windows, card.window, answerer, plan.axis, plan.flush_planes)
+        stream.run(
+            [home] if entropy is None else [entropy, home], listener_of_turn(listener, number, len(turns))
+        )
+        notes = (answerer.note,) if answerer.note else ()
+        del stream, answerer  # sums and networks of one part before those of the next
+    return home.labels(), entropy, notes
 
 
 def _turned(source: Geometry, card: Card) -> Geometry:

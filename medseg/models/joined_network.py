@@ -35,6 +35,7 @@ class JoinedNetwork(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(nn.ModuleList(networks) for networks in parts)
         self._networks = [list(networks) for networks in parts]
+        self._channels = tuple(channels)
         self._backgrounds = tuple(backgrounds)
         self._steps = tuple(steps)
         self._padding = padding
@@ -50,6 +51,24 @@ class JoinedNetwork(nn.Module):
             kept = [scores[:, :background], scores[:, background + 1 :]]
             odds += [some - none for some in kept if some.shape[1]]
         return torch.cat(odds, dim=1)
+
+    @property
+    def classes(self) -> int:
+        """How many the parts have together, without background."""
+        return sum(self._channels) - len(self._channels)
+
+    def turns(self) -> tuple[JoinedNetwork, ...]:
+        """Each part by itself, with the same networks: `(n, 1 + its classes, i, j, k)`, the first is 0."""
+        return tuple(
+            JoinedNetwork(
+                (networks,),
+                (self._channels[number],),
+                (self._backgrounds[number],),
+                self._steps[number : number + 1],
+                self._padding,
+            ).eval()
+            for number, networks in enumerate(self._networks)
+        )
 
     def _answer(self, number: int, image: Tensor) -> Tensor:
         """Averaged scores of one part; each network has its own copy, into which it may write."""

@@ -21,8 +21,9 @@ from medseg.cli.main import run
 from medseg.errors import DeviceMemoryError, ModelError
 from medseg.geometry import Geometry
 from medseg.inference.plan import plan_inference
-from medseg.inference.predict import predict
+from medseg.inference.predict import predict, predict_planned
 from medseg.inference.settings import InferenceSettings
+from medseg.inference.stream import Listener
 from medseg.labels import LabelSet
 from medseg.models import registry
 from medseg.models.card import SlidingWindow
@@ -57,7 +58,8 @@ class Counting(nn.Module):
 
 def part(names: tuple[str, ...], seed: int, **changes: Any) -> Model:
     labels = LabelSet.from_names(dict(enumerate(names, start=1)))
-    card = make_card(len(names), WINDOW, labels=labels, name=f"part{seed}", **changes)
+    changes = {"window": WINDOW, **changes}
+    card = make_card(len(names), labels=labels, name=f"part{seed}", **changes)
     return Model(card, Counting(len(names) + 1, seed).eval().requires_grad_(requires_grad=False))
 
 
@@ -145,6 +147,53 @@ def test_every_window_is_read_once() -> None:
     assert reports[-1].total == count
     asked = [model.network.asked for model in models if isinstance(model.network, Counting)]
     assert max(asked) - min(asked) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"home": "labels-nearest"},
+        {"home": "logits-linear", "spacing_mm": (1.3, 0.9, 1.6)},
+        {"home": "labels-nearest", "spacing_mm": (1.3, 0.9, 1.6), "orientation": "PIR"},
+    ],
+)
+@pytest.mark.parametrize("classes", [(), ("aorta", "left rib")])
+def test_parts_in_turn_give_the_same_labels(changes: dict[str, Any], classes: tuple[str, ...]) -> None:
+    joined = join_models(parts(activation="none", **changes))
+    choice = InferenceSettings(classes=classes)
+    plan = plan_inference(scan().geometry, joined, choice)
+    together = predict_planned([scan()], joined, choice, plan).labels
+    reports: list[Progress] = []
+    turns = replace(plan, turns=3)
+    found = predict_planned([scan()], joined, choice, turns, Listener(progress=reports.append)).labels
+    assert len(np.unique(together.array)) == 1 + (len(classes) or 6)
+    assert np.array_equal(found.array, together.array)
+    assert found.labels == together.labels
+    done = [report.done for report in reports]
+    assert done == sorted(done)
+    assert reports[-1].done == reports[-1].total == 3 * plan.windows.count
+
+
+def test_parts_take_turns_where_all_at_once_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medseg.inference.plan.resident_bytes", lambda: 10**9)
+    geometry = Geometry.from_spacing((64, 64, 64))
+    wide = SlidingWindow((32, 32, 32), 0.5, "gaussian")
+    joined = join_models(parts(activation="none", window=wide))
+    free = plan_inference(geometry, joined)
+    assert free.turns == 1
+    memory = free.memory  # even if planes are decided one at a time, all sums together need this
+    limit = memory.program + memory.image + memory.slab + memory.network + memory.labels - 1
+    short = InferenceSettings(max_memory_gb=limit / 1e9)
+    plan = plan_inference(geometry, joined, short)
+    assert plan.turns == 3
+    assert plan.peak_bytes <= limit
+    assert "3 parts in turn" in plan.sentence
+    # where something looks at all classes together, they cannot
+    with pytest.raises(DeviceMemoryError):
+        plan_inference(geometry, joined, replace(short, uncertainty=True))
+    with pytest.raises(DeviceMemoryError):
+        plan_inference(geometry, join_models(parts(activation="softmax", window=wide)), short)
 
 
 @given(seed=st.integers(0, 1000))
