@@ -93,16 +93,19 @@ def pictures(result: Result) -> dict[str, bytes]:
     return {name: png_of(picture) for name, picture in drawn.items()}
 
 
-def largest_sections(labels: LabelVolume, image: Volume | None = None) -> tuple[Section, ...]:
+def largest_sections(
+    labels: LabelVolume, image: Volume | None = None, planes_of: LabelVolume | None = None
+) -> tuple[Section, ...]:
     """The axial, coronal and sagittal plane that hold most labelled voxels; the middle ones if none does.
 
     Args:
         labels: what to show.
         image: intensities on the same grid.
+        planes_of: labels on the same grid that decide the planes in place of those shown.
     """
     upright = labels.reorient("RAS")
     shown = image.reorient("RAS") if image is not None else None
-    inside = upright.array > 0
+    inside = upright.array > 0 if planes_of is None else planes_of.reorient("RAS").array > 0
     window = _grey_window(shown.array) if shown is not None else (0.0, 1.0)
     spacing = upright.geometry.spacing_mm
     sections = []
@@ -150,17 +153,20 @@ def _grey(plane: npt.NDArray[Any], window: tuple[float, float]) -> npt.NDArray[n
     return (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
-def draw_sections(labels: LabelVolume, image: Volume | None = None) -> Image:
+def draw_sections(
+    labels: LabelVolume, image: Volume | None = None, planes_of: LabelVolume | None = None
+) -> Image:
     """Three sections side by side with outlines and a legend.
 
     Args:
         labels: classes in their own colours, or objects each in another.
         image: intensities on the same grid; without one, labels are filled.
+        planes_of: labels that decide the planes, such as those that the shown ones are compared with.
     """
     from PIL import Image as images
     from PIL import ImageDraw
 
-    sections = largest_sections(labels, image)
+    sections = largest_sections(labels, image, planes_of)
     panels = [_panel(section, _colours(labels, section), image is not None) for section in sections]
     legend = [] if isinstance(labels, InstanceVolume) else _legend(labels, sections)
     height = max(panel.shape[0] for panel in panels)

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from medseg.errors import ModelError, ReadError
 from medseg.files import whole_file
 
+MOST_TOLD = 6
+"""Figures of a row that are said aloud; all of them stand in the log."""
+
 Row = dict[str, float]
 """Figures of one check, by name."""
 
@@ -158,7 +161,7 @@ def optimise(
             }
             _write(state, checkpoint)
             write_log(history, folder / "log.csv")
-            report(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            report(", ".join(f"{name} {value:.4g}" for name, value in list(row.items())[:MOST_TOLD]))
             losses, began = [], time.monotonic()
     return average.eval()
 

@@ -146,7 +146,7 @@ def _caption(one: Scored, figure: str) -> str:
 
 def _pictures(one: Scored) -> tuple[str, str]:
     shown = [_drawable(labels) for labels in (one.truth, one.prediction)]
-    truth, found = (base64.b64encode(png_of(draw_sections(x, one.image))).decode() for x in shown)
+    truth, found = (base64.b64encode(png_of(draw_sections(x, one.image, one.truth))).decode() for x in shown)
     return truth, found
 
 
