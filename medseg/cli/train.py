@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say
 from medseg.cli.segment import require_writable
-from medseg.training.settings import FineTuneSettings, TrainingSettings
+from medseg.errors import SettingsError
+from medseg.training.settings import RECIPES, FineTuneSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ _ZEROS = ("synthetic_windows", "seed", "threads")
 
 @takes_settings(flags=TrainFlags)
 def train(
-    dataset: Path,
+    dataset: Path | None = None,
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     start: Annotated[str, Parameter(name="--from", negative=())] = "",
+    recipe: Literal["", *RECIPES] = "",  # type: ignore[valid-type]  # one list, for people and for mypy
     flags: TrainFlags,
     json: Json = False,
 ) -> None:
@@ -54,20 +56,43 @@ def train(
     The dataset is a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz` (any readable format, folders
     of DICOM slices with SEG or RTSTRUCT too), or in nnU-Net's layout, or a MONAI datalist, or a CSV. It is
     checked first; plan and pace fit this machine and `--minutes`. Stopped, the same command goes on where
-    it was.
+    it was. With `--recipe` a bundled model is made again, from the folder of SynthSeg's label maps, or from
+    nothing (nuclei); of the other flags only `--threads` counts then.
 
     Args:
         dataset: folder, datalist or table.
         output: model folder to make.
         start: a model of objects to start from, by name or folder, such as nuclei; a new one if not given.
+        recipe: the bundled model to make again.
         flags: how it learns.
         json: print one JSON object on standard output.
+
+    Raises:
+        SettingsError: `DATASET_NEEDED`; `BAD_SETTING`, a recipe and a model to start from.
     """
     require_writable(output.parent)
-    if start:
+    if recipe and start:
+        raise SettingsError(
+            "BAD_SETTING", "expected --recipe or --from, got both; a recipe has its own start"
+        )
+    if recipe:
+        _repeat(recipe, dataset, output, flags.threads, json=json)
+    elif dataset is None:
+        raise SettingsError("DATASET_NEEDED", "expected a dataset, got none; name its folder")
+    elif start:
         _go_on(dataset, start, output, flags.fine_tuning, json=json)
     else:
         _from_nothing(dataset, output, flags.training, json=json)
+
+
+def _repeat(recipe: str, maps: Path | None, output: Path, threads: int, *, json: bool) -> None:
+    from medseg.training.bundled_recipes import make_bundled
+
+    done = make_bundled(recipe, maps, output, say, threads)
+    if json:
+        print_json({"output": str(done)})
+    else:
+        say(f"written: {done}; use it with --model {done}")
 
 
 def _from_nothing(dataset: Path, output: Path, settings: TrainingSettings, *, json: bool) -> None:

@@ -1,24 +1,13 @@
-"""Make the bundled model `brain-lesions` again.
-
-    python -m medseg.training.brain_lesions MAPS RUN_FOLDER
-
-`MAPS` holds `training_seg_01.nii.gz` … `training_seg_20.nii.gz` and `generation_labels.npy` of
-SynthSeg (Apache-2.0). Maps 01-16 are learned from, 17-20 checked on; the detector starts from the
-bundled `brain-mri`. The run can be stopped and started again at any time; `RUN_FOLDER/bundle` is
-written at the end.
-"""
+"""How the bundled model `brain-lesions` is made."""
 
 from __future__ import annotations
 
-import argparse
-import logging
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from medseg.models.registry import BUNDLED_FOLDER
 from medseg.models.weights import read_weights
-from medseg.training.brain_mri import read_heads
+from medseg.training.brain_mri import HELD_OUT_MAPS, TRAINING_MAPS, read_heads
 from medseg.training.lesion_publish import write_lesion_bundle
 from medseg.training.lesion_task import (
     LesionNetworks,
@@ -29,27 +18,19 @@ from medseg.training.lesion_task import (
 )
 from medseg.training.optimise import optimise
 
-_log = logging.getLogger(__name__)
 
+def make_brain_lesions(maps: Path, run: Path, bundle: Path, report: Callable[[str], None]) -> None:
+    """Train detector and masks together, and write the bundle; the detector starts from `brain-mri`.
 
-def main() -> None:
-    """Train and write the bundle."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("maps", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
+    Args:
+        maps: folder of SynthSeg's training label maps.
+        run: folder for checkpoints; the same one goes on where it was.
+        bundle: folder to write into.
+        report: told one line per check.
+    """
     recipe = LesionRecipe()
-    heads = read_heads(arguments.maps, range(1, 17), range(17, 21))
+    heads = read_heads(maps, TRAINING_MAPS, HELD_OUT_MAPS)
     initial = LesionNetworks()
     start_from(initial, read_weights(BUNDLED_FOLDER / "brain-mri" / "models" / "model.pt"))
-    networks = optimise(LesionTask(heads, recipe), recipe, arguments.folder, _log.info, initial)
-    write_lesion_bundle(as_lesion_networks(networks), recipe, arguments.folder / "bundle")
-
-
-if __name__ == "__main__":
-    main()
+    networks = optimise(LesionTask(heads, recipe), recipe, run, report, initial)
+    write_lesion_bundle(as_lesion_networks(networks), recipe, bundle)

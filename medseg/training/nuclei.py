@@ -1,17 +1,9 @@
-"""Make the bundled model `nuclei` again.
-
-    python -m medseg.training.nuclei RUN_FOLDER
-
-Everything that it learns from is drawn on the way. The run can be stopped and started again at any
-time; `RUN_FOLDER/bundle` is written at the end.
-"""
+"""What the bundled model `nuclei` learns, all of it drawn on the way, and how it is made."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +18,6 @@ from medseg.training.nuclei_publish import write_nuclei_bundle
 from medseg.training.nuclei_recipe import PERCENTILES, NucleiRecipe
 from medseg.training.nuclei_synthesis import NucleiSettings, synthesise_nuclei
 from medseg.training.optimise import optimise
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,20 +147,13 @@ def forward(network: nn.Module, image: Tensor) -> Tensor:
     return logits
 
 
-def main() -> None:
-    """Train and write the bundle."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
+def make_nuclei(run: Path, bundle: Path, report: Callable[[str], None]) -> None:
+    """Train, and write the bundle.
+
+    Args:
+        run: folder for checkpoints; the same one goes on where it was.
+        bundle: folder to write into.
+        report: told one line per check.
+    """
     recipe = NucleiRecipe()
-    network = optimise(NucleiTask(recipe), recipe, arguments.folder, _log.info)
-    write_nuclei_bundle(network, recipe, arguments.folder / "bundle")
-
-
-if __name__ == "__main__":
-    main()
+    write_nuclei_bundle(optimise(NucleiTask(recipe), recipe, run, report), recipe, bundle)

@@ -10,6 +10,9 @@ from medseg.settings_bounds import check_bounds
 NETWORK_NAMES = ("DynUNet", "UNet", "SegResNet", "SwinUNETR", "MedNeXt", "SegFormer3D")
 """Networks that a plan knows how to size."""
 
+RECIPES = ("brain-mri", "brain-lesions", "nuclei")
+"""Bundled models whose making can be repeated."""
+
 
 @dataclass(frozen=True)
 class FineTuneSettings:
