@@ -117,6 +117,20 @@ def model_of(job: dict[str, Any]) -> Any:
     return Model(card, network(job["network"], classes).requires_grad_(requires_grad=False))
 
 
+def joined(job: dict[str, Any]) -> Any:
+    """Five parts, as TotalSegmentator has them, of that many classes together."""
+    from medseg.labels import LabelSet
+    from medseg.models.joining import join_models
+
+    shares = [job["classes"] // 5 + (n < job["classes"] % 5) for n in range(5)]
+    parts = []
+    for number, classes in enumerate(shares):
+        part = model_of(job | {"classes": 1 + classes, "parts": False})
+        labels = LabelSet.from_names({c: f"class {number} {c}" for c in range(1, 1 + classes)})
+        parts.append(replace(part, card=replace(part.card, labels=labels, home="logits-linear")))
+    return join_models(parts)
+
+
 def by_medseg(job: dict[str, Any], image: Array) -> dict[str, Any]:
     """`medseg.predict`'s way, with the plan's figure beside."""
     from medseg.geometry import Geometry
@@ -124,7 +138,7 @@ def by_medseg(job: dict[str, Any], image: Array) -> dict[str, Any]:
     from medseg.inference.settings import InferenceSettings
     from medseg.volume import Volume
 
-    model = model_of(job)
+    model = joined(job) if job.get("parts") else model_of(job)
     settings = InferenceSettings(device="cpu", **job.get("settings", {}))
     volume = Volume(image, Geometry.from_spacing(image.shape, job.get("source_mm", (1, 1, 1))))
     if job.get("warm", True):  # conversion and trial are kept on disk: not the sliding window's time
