@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from medseg import MedsegError, Progress
+from medseg import CancelToken, MedsegError, Progress
 from napari_plugin.jobs import Ended, Job, Work, failure
 from napari_plugin.latest import Latest
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 CANCEL = "Cancel"
 CANCELLING = "Cancelling…"
+ANSWER_MS = 700
+"""A job that has not stopped by then, such as one within a long window, stops behind the scenes."""
+
 _WAIT_AT_CLOSE_S = 3.0
+_LOOK_EVERY_S = 0.05
 
 
 class Button(QPushButton):
@@ -88,6 +93,11 @@ class Panel(QWidget):
         self._button: QPushButton | None = None
         self._words = ""
         self._asides: list[Latest] = []
+        self._left: list[Job] = []
+        self._patience = QTimer(self)
+        self._patience.setSingleShot(True)
+        self._patience.setInterval(ANSWER_MS)
+        self._patience.timeout.connect(self._leave)
 
     def finish_layout(self) -> None:
         """Put the shared parts below those of the panel."""
@@ -117,10 +127,23 @@ class Panel(QWidget):
         self.copy.setVisible(False)
         self.bar.setRange(0, 0)
         self.bar.setVisible(True)
-        self.job = Job(work, self)
-        self.job.progressed.connect(self._progressed)
-        self.job.ended.connect(lambda ended: self._ended(ended, done))
-        self.job.start()
+        job = Job(self._after_those_left(work), self)
+        self.job = job
+        job.progressed.connect(lambda progress: self._progressed(progress) if self.job is job else None)
+        job.ended.connect(lambda ended: self._ended(ended, done) if self.job is job else self._gone(job))
+        job.start()
+
+    def _after_those_left(self, work: Work) -> Work:
+        """Work that begins once cancelled work, which may still be within a window, has stopped."""
+        left = tuple(self._left)
+
+        def wait_and_work(report: Callable[[Progress], None], cancel: CancelToken) -> Any:
+            for job in left:
+                while not job.wait(_LOOK_EVERY_S):
+                    cancel.check()
+            return work(report, cancel)
+
+        return wait_and_work
 
     def latest(self) -> Latest:
         """A place for small work that runs beside the job, where only the newest question counts."""
@@ -131,7 +154,7 @@ class Panel(QWidget):
     @property
     def is_settled(self) -> bool:
         """Whether nothing runs, no small work either."""
-        return self.job is None and not any(one.is_busy for one in self._asides)
+        return self.job is None and not self._left and not any(one.is_busy for one in self._asides)
 
     def attempt(self, act: Callable[[], Any]) -> bool:
         """Do something short now; an error is shown like that of a job. Whether it worked."""
@@ -147,9 +170,19 @@ class Panel(QWidget):
         if self.job is not None:
             self.job.cancel()
             self.say("Stopping…")
+            self._patience.start()
             if self._button is not None:
                 self._button.setText(CANCELLING)
                 self._button.setEnabled(False)
+
+    def _leave(self) -> None:
+        """Give the panel back to the user; what still runs of a cancelled job gives nothing any more."""
+        if self.job is not None:
+            self._left.append(self.job)
+            self._ended(Ended(code="CANCELLED"), _ignore)
+
+    def _gone(self, job: Job) -> None:
+        self._left.remove(job)
 
     def say(self, words: str) -> None:
         """Show a line to the user."""
@@ -179,6 +212,7 @@ class Panel(QWidget):
 
     def _ended(self, ended: Ended, done: Callable[[Any], None]) -> None:
         self.job = None
+        self._patience.stop()
         self.bar.setVisible(False)
         if self._button is not None:
             self._button.setText(self._words)
@@ -197,13 +231,18 @@ class Panel(QWidget):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Stop what runs before the panel goes."""
-        if self.job is not None:
-            self.job.cancel()
-            self.job.wait(_WAIT_AT_CLOSE_S)
+        for job in (self.job, *self._left):
+            if job is not None:
+                job.cancel()
+                job.wait(_WAIT_AT_CLOSE_S)
         for one in self._asides:
             one.forget()
             one.wait(_WAIT_AT_CLOSE_S)
         super().closeEvent(event)
+
+
+def _ignore(_value: Any) -> None:
+    """For what nobody waits for."""
 
 
 def duration(seconds: float) -> str:

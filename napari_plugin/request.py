@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Image
 
+LOOK_WINDOWS = 8
+"""A first look takes about as many."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -69,6 +72,18 @@ def loaded(name: str, _version: str, device: str) -> Model:
         ModelError: it is damaged.
     """
     return load_model(name, device=device)
+
+
+def is_worth_a_look(asked: Request, model: Model) -> bool:
+    """Whether a run is so long that a first look, on a coarse grid, comes much sooner than the result.
+
+    Args:
+        asked: what will run.
+        model: the loaded model.
+    """
+    if asked.card.detection is not None or asked.card.separation is not None:
+        return False
+    return plan_case(asked.scans, model, asked.settings).windows.count > LOOK_WINDOWS
 
 
 def expected(asked: Request, cancel: CancelToken) -> str:

@@ -29,7 +29,7 @@ from napari_plugin.layers import PREVIEW, labels_layer, origin_of, volume_of
 from napari_plugin.panel import Button, Panel, duration
 from napari_plugin.preferences import preference, remember
 from napari_plugin.region import chosen_box, region_choices
-from napari_plugin.request import Request, expected, loaded
+from napari_plugin.request import Request, expected, is_worth_a_look, loaded
 from napari_plugin.views import say_true_coordinates
 
 if TYPE_CHECKING:
@@ -287,14 +287,16 @@ class SegmentPanel(Panel):
             self._begin(asked[0])
 
     def _begin(self, asked: Request) -> None:
-        look = self.first_look.isChecked() and asked.card.detection is None and asked.card.separation is None
+        wants_look = self.first_look.isChecked()
 
         def work(report: Callable[[Progress], None], cancel: CancelToken) -> Result:
             self._asides_of_plan.wait(_WAIT_FOR_ESTIMATE_S)  # it shares torch's threads
             report(Progress("load the model", 0, 0))
+            model = loaded(asked.model, asked.card.sha256, asked.settings.device)
+            look = wants_look and is_worth_a_look(asked, model)
             return segment(
                 asked.scans if len(asked.scans) > 1 else asked.scans[0],
-                loaded(asked.model, asked.card.sha256, asked.settings.device),
+                model,
                 asked.settings,
                 separate=asked.separate,
                 preview=(lambda labels: self.looked.emit(asked, labels)) if look else None,

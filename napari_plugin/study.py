@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Image
 
-COLUMNS = ("modality", "images", "size", "spacing mm", "geometry", "state")
+COLUMNS = ("modality", "images", "state", "size", "spacing mm", "geometry")
 KEYS = {"axial": "Alt+1", "coronal": "Alt+2", "sagittal": "Alt+3"}
 WINDOW_COLUMNS = 3
 
@@ -244,10 +244,10 @@ def cells_of(one: SeriesInfo) -> tuple[str, ...]:
     return (
         one.modality,
         str(one.files),
+        "readable" if one.readable else one.code,
         " x ".join(map(str, one.shape)),
         " x ".join(f"{s:.3g}" for s in one.spacing_mm),
         one.geometry,
-        "readable" if one.readable else one.code,
     )
 
 
