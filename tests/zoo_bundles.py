@@ -162,7 +162,7 @@ class MonaiRun:
     Attributes:
         labels: on the grid of the source.
         margin: difference of the two best scores, or of the scores and the threshold, brought to the
-            source's grid linearly.
+            source's grid as the recipe brings labels or scores there.
     """
 
     labels: npt.NDArray[np.int64]
@@ -194,7 +194,6 @@ def monai_run(bundle: Path, files: Sequence[Path], network: Any) -> MonaiRun:
     images = before({"image": [str(f) for f in files] if len(files) > 1 else str(files[0])})
     labels = _after(recipe, with_labels, parser, images, answer)
     home = [step for step in with_labels if step["_target_"] in ("Activationsd", "Invertd")]
-    home = [step | {"nearest_interp": False} if step["_target_"] == "Invertd" else step for step in home]
     scores = np.asarray(_after(recipe, home, parser, images, answer))
     if any(step["_target_"] == "AsDiscreted" and "threshold" in step for step in with_labels):
         margin = np.abs(scores - 0.5).min(axis=0)
