@@ -31,6 +31,7 @@ VERBS = {
     "send": "Send DICOM files to a PACS and tell which were stored (extra: network).",
     "fetch": "List and fetch series of a DICOMweb service (extra: network).",
     "train": "Train a model on your own images and labels, or let one go on learning from them.",
+    "view": "Look at scans, segment and correct them in napari (extra: napari).",
     "models": "List the models at hand, or show one.",
     "doctor": "Tell what works on this machine: versions, devices, memory.",
 }
