@@ -14,21 +14,25 @@ from napari_plugin.history import History
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-COLUMNS = ("show", "lock", "", "id", "name", "ml", "long mm", "across mm", "mean", "score", "border")
+COLUMNS = ("show", "lock", "", "id", "name", "volume", "long", "across", "mean", "score", "border")
+WIDTHS = (40, 36, 24, 44, 110, 64, 60, 60, 56, 46, 50)
 TIPS = (
     "Whether it is shown",
     "Locked: no tool and no stroke takes or gives a voxel of it",
     "Its colour",
     "Integer in the voxels",
     "Double-click to rename; an object takes the class of that name",
-    "Volume in millilitres",
-    "Longest diameter in its largest axial section, mm",
-    "Diameter across the longest one, mm",
+    "Volume",
+    "Longest diameter in its largest axial section",
+    "Diameter across the longest one",
     "Mean intensity; Hounsfield units where the scan is CT",
     "How sure the detector is, 0 to 1",
     "Whether it reaches the edge of the scan, so that it may go on beyond",
 )
 SHOW, LOCK, COLOUR, NAME = (COLUMNS.index(word) for word in ("show", "lock", "", "name"))
+SMALL_MM3 = 1e-3
+"""Where no object is larger, micrometres are shown."""
+
 SORT_ROLE = Qt.ItemDataRole.UserRole
 
 
@@ -54,6 +58,11 @@ class ObjectTable(QAbstractTableModel):
         self.shapes: Mapping[int, Shape] = {}
         self.rows = {region.id: row for row, region in enumerate(regions)}
         self._layer, self._history, self._rename = layer, history, rename
+        is_small = 0 < max((region.volume_mm3 for region in regions), default=0) < SMALL_MM3
+        self._per_mm3, self._per_mm = (1e9, 1e3) if is_small else (1e-3, 1.0)
+        volume, length = ("um3", "um") if is_small else ("ml", "mm")
+        units = {"volume": volume, "long": f"long {length}", "across": f"across {length}"}
+        self.heads = tuple(units.get(column, column) for column in COLUMNS)
 
     def set_shapes(self, shapes: Mapping[int, Shape]) -> None:
         """Diameters, which take longer to measure than the rest."""
@@ -76,7 +85,7 @@ class ObjectTable(QAbstractTableModel):
         """Heads of the columns."""
         if orientation != Qt.Orientation.Horizontal:
             return None
-        return {Qt.ItemDataRole.DisplayRole: COLUMNS, Qt.ItemDataRole.ToolTipRole: TIPS}.get(
+        return {Qt.ItemDataRole.DisplayRole: self.heads, Qt.ItemDataRole.ToolTipRole: TIPS}.get(
             role, (None,) * len(COLUMNS)
         )[section]
 
@@ -104,7 +113,8 @@ class ObjectTable(QAbstractTableModel):
         value = self._values(region)[column]
         if role == SORT_ROLE:
             return -1.0 if value is None else value
-        return _text(value) if role == Qt.ItemDataRole.DisplayRole else None
+        is_text = role == Qt.ItemDataRole.DisplayRole and column not in (SHOW, LOCK)
+        return _text(value) if is_text else None
 
     def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
         """Take a tick or a name."""
@@ -126,9 +136,9 @@ class ObjectTable(QAbstractTableModel):
             "",
             region.id,
             region.name,
-            region.volume_ml,
-            None if shape is None else shape.longest_diameter_mm,
-            None if shape is None else shape.perpendicular_diameter_mm,
+            region.volume_mm3 * self._per_mm3,
+            None if shape is None else shape.longest_diameter_mm * self._per_mm,
+            None if shape is None else shape.perpendicular_diameter_mm * self._per_mm,
             region.mean,
             region.score,
             "yes" if region.touches_border else "",

@@ -31,7 +31,7 @@ from napari_plugin.layers import (
     position_of,
     shown_labels,
 )
-from napari_plugin.object_table import NAME, SORT_ROLE, ObjectTable
+from napari_plugin.object_table import NAME, SORT_ROLE, WIDTHS, ObjectTable
 from napari_plugin.panel import Button, Panel
 from napari_plugin.splitting import SplitBox
 from napari_plugin.views import go_to
@@ -114,9 +114,9 @@ class ObjectsPanel(Panel):
         grid = QGridLayout()
         grid.addWidget(self.layers, 0, 0, 1, 2)
         grid.addWidget(self.measure_button, 0, 2)
-        grid.addWidget(self.filter, 1, 0)
-        grid.addWidget(self.only_selected, 1, 1)
-        grid.addWidget(self.outline, 1, 2)
+        grid.addWidget(self.filter, 1, 0, 1, 3)
+        grid.addWidget(self.only_selected, 2, 0)
+        grid.addWidget(self.outline, 2, 1)
         self.box.addLayout(grid)
         self.box.addWidget(self.table, stretch=1)
         buttons = QGridLayout()
@@ -228,7 +228,7 @@ class ObjectsPanel(Panel):
         self.sorted.setSourceModel(self.regions)
         header = self.table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in enumerate((42, 38, 26, 46, 120, 60, 62, 70, 60, 50, 50)):
+        for column, width in enumerate(WIDTHS):
             self.table.setColumnWidth(column, width)
         self.table.selectionModel().selectionChanged.connect(lambda *_: self._update())
         for label_id in chosen:

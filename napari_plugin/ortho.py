@@ -8,7 +8,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.qt import QtViewer
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_plugin.canvas import on_click
 from napari_plugin.layers import origin_of
@@ -28,7 +28,7 @@ _FIT_MS = 200
 
 
 class Planes(QWidget):
-    """The planes that the viewer does not show, one above the other.
+    """The planes that the viewer does not show, side by side.
 
     Args:
         viewer: napari's; layers that were made by this plugin are shown.
@@ -40,10 +40,10 @@ class Planes(QWidget):
         self.models = [ViewerModel() for _ in range(2)]
         self._views = [QtViewer(model) for model in self.models]
         self._copies: list[dict[Layer, Layer]] = [{}, {}]
-        box = QVBoxLayout(self)
+        box = QHBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         for view in self._views:
-            view.setMinimumSize(220, 200)
+            view.setMinimumSize(220, 220)
             box.addWidget(view)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
@@ -158,5 +158,5 @@ def toggle_planes(viewer: Viewer) -> Planes | None:
             dock.close()
             return None
     planes = Planes(viewer)
-    viewer.window.add_dock_widget(planes, name=NAME, area="right")
+    viewer.window.add_dock_widget(planes, name=NAME, area="bottom")
     return planes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medseg import ReadError, read, read_labels
@@ -14,12 +15,12 @@ FOLDERS = tuple(folder / "sample_volumes" for folder in Path(__file__).resolve()
 
 def head_mri() -> list[LayerData]:
     """A real head, T1-weighted (Colin 27)."""
-    return [scan_layer(read(_file("colin27_t1.nii.gz")), "head MRI")]
+    return [scan_layer(replace(read(_file("colin27_t1.nii.gz")), modality="MR"), "head MRI")]
 
 
 def phantom_ct() -> list[LayerData]:
     """A synthetic body with named organs, as CT shows it."""
-    scan = read(_file("phantom_ct.nii.gz"))
+    scan = replace(read(_file("phantom_ct.nii.gz")), modality="CT")
     labels = read_labels(_file("phantom_ct_labels.nii.gz"))
     return [scan_layer(scan, "CT phantom"), labels_layer(labels, "organs", scan)]
 

@@ -30,7 +30,6 @@ from napari_plugin.panel import Button, Panel, duration
 from napari_plugin.preferences import preference, remember
 from napari_plugin.region import chosen_box, region_choices
 from napari_plugin.request import Request, expected, is_worth_a_look, loaded
-from napari_plugin.views import say_true_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,10 +173,10 @@ class SegmentPanel(Panel):
                 combo.clear()
                 combo.addItems(items)
                 combo.setCurrentText(chosen)
+                self._plan_soon()
         missing = self._update_button()
         if not self.is_busy and self.held is None and (_event is not None or not self.said.text()):
             self.say(missing + "." if missing else "Choose a model and press Run.")
-        self._plan_soon()
 
     def _show_card(self, _name: str = "") -> None:
         card = self.chosen_card()
@@ -359,7 +358,7 @@ class SegmentPanel(Panel):
 
     def _add(self, labels: LabelVolume, name: str, scan: Volume) -> None:
         data, words, _ = labels_layer(labels, name, scan, opacity=0.6)
-        say_true_coordinates(self.viewer.add_labels(data, **words))
+        self.viewer.add_labels(data, **words)
 
 
 def _is_scan(layer: Layer) -> bool:

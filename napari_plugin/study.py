@@ -23,7 +23,7 @@ from napari_plugin.ortho import toggle_planes
 from napari_plugin.panel import Button, Panel
 from napari_plugin.preferences import preference, remember
 from napari_plugin.readers import scan_layer
-from napari_plugin.views import PLANES, hold_heads_up, say_true_coordinates, show_plane
+from napari_plugin.views import PLANES, show_plane
 from napari_plugin.windows import CT_WINDOWS, ct_limits, percentile_limits
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ class StudyPanel(Panel):
         self.finish_layout()
         self.say("Open a folder with a study to begin, or drop an image onto the window.")
         self._update_button()
-        hold_heads_up(napari_viewer)
         for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
             event.connect(self._update_views)
         self._update_views()
@@ -81,7 +80,7 @@ class StudyPanel(Panel):
         self.table.setHorizontalHeaderLabels(COLUMNS)
         self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
         self.table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        self.table.setMinimumHeight(140)
+        self.table.setMinimumHeight(80)
         self.table.verticalHeader().setVisible(False)
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.itemSelectionChanged.connect(self._update_button)
@@ -120,7 +119,7 @@ class StudyPanel(Panel):
         none = "" if images else "Load a scan first"
         for button in (*self.plane_buttons, self.planes_button):
             button.allow(none)
-        is_ct = any(_modality(layer) == "CT" for layer in images)
+        is_ct = any(_may_be_ct(layer) for layer in images)
         for name, button in self.window_buttons.items():
             button.allow(none or ("" if is_ct or name not in CT_WINDOWS else "For CT, whose units are known"))
 
@@ -134,7 +133,7 @@ class StudyPanel(Panel):
         """Show the selected image layers, or else all, with a preset of CT or by their own intensities."""
         selected = [layer for layer in self._images() if layer in self.viewer.layers.selection]
         for layer in selected or self._images():
-            if name in CT_WINDOWS and _modality(layer) != "CT":
+            if name in CT_WINDOWS and not _may_be_ct(layer):
                 continue
             low, high = ct_limits(name) if name in CT_WINDOWS else percentile_limits(layer.data)
             first, last = layer.contrast_limits_range
@@ -226,17 +225,17 @@ class StudyPanel(Panel):
 
     def _add(self, volume: Volume) -> None:
         data, words, _ = scan_layer(volume)
-        layer = self.viewer.add_image(data, **words)
-        say_true_coordinates(layer)
+        self.viewer.add_image(data, **words)
         show_plane(self.viewer, "axial")
         notes = "".join(f"\nNote: {words}" for words in volume.notes)
         shape = " x ".join(map(str, volume.geometry.shape))
         self.say(f"{volume.modality or 'Scan'}: {shape} voxels. Next: panel 2 Segment.{notes}")
 
 
-def _modality(layer: Image) -> str:
+def _may_be_ct(layer: Image) -> bool:
+    """Whether intensities may be Hounsfield units; formats other than DICOM do not say."""
     origin = origin_of(layer)
-    return "" if origin is None or origin.scan is None else origin.scan.modality
+    return origin is not None and (origin.scan is None or origin.scan.modality in ("CT", ""))
 
 
 def cells_of(one: SeriesInfo) -> tuple[str, ...]:

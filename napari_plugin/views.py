@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from medseg import GeometryError
@@ -18,6 +19,8 @@ PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
 _GROWS = ("S", "P", "L")
 _OTHER_END = {"S": "I", "P": "A", "L": "R"}
 _MARK = "_medseg_coordinates"
+_HELD: list[weakref.ref[Any]] = []
+"""Viewers that are held heads up."""
 
 
 def show_plane(viewer: Viewer | ViewerModel, plane: str) -> None:
@@ -49,10 +52,16 @@ def go_to(viewer: Viewer, position: tuple[float, float, float]) -> None:
 def hold_heads_up(viewer: Viewer | ViewerModel) -> None:
     """Keep superior at the top and anterior at the top of axial slices, whatever plane is shown.
 
-    Letters at the four edges say which way is which: R and L, A and P, S and I.
+    Letters at the four edges say which way is which: R and L, A and P, S and I; the status bar says the
+    file's own coordinates. Asked twice for a viewer, it does so once.
     """
+    if any(known() is viewer for known in _HELD):
+        return
+    _HELD[:] = [known for known in _HELD if known() is not None] + [weakref.ref(viewer)]
 
     def turn(_event: Any = None) -> None:
+        for layer in viewer.layers:
+            say_true_coordinates(layer)
         if any(origin_of(layer) for layer in viewer.layers):
             viewer.scene.camera.orientation2d = (vertical_direction(viewer), "right")
             for edge, letter in edge_letters(viewer).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,23 @@ def test_rows_tell_what_was_measured(panel: ObjectsPanel) -> None:
     assert panel.sorted.rowCount() == 2
     assert cell(panel, 2, NAME) == "spleen"
     assert float(cell(panel, 2, COLUMNS.index("mean"))) == 200
-    assert float(cell(panel, 2, COLUMNS.index("ml"))) == pytest.approx(4 / 3 * np.pi * 64 / 1000, rel=0.1)
-    assert float(cell(panel, 2, COLUMNS.index("long mm"))) == pytest.approx(8, abs=1.5)
+    assert float(cell(panel, 2, COLUMNS.index("volume"))) == pytest.approx(4 / 3 * np.pi * 64 / 1000, rel=0.1)
+    assert float(cell(panel, 2, COLUMNS.index("long"))) == pytest.approx(8, abs=1.5)
+    assert panel.regions is not None
+    assert {"ml", "long mm"} <= set(panel.regions.heads)
     panel.filter.setText("SPL")
     assert panel.sorted.rowCount() == 1
+
+
+def test_nuclei_are_told_in_micrometres(panel: ObjectsPanel) -> None:
+    labels = organs()
+    small = replace(labels, geometry=Geometry.from_spacing(labels.geometry.shape, (3e-4,) * 3))
+    assert panel.layer is not None
+    panel.show_regions(measure_regions(small), panel.layer)
+    assert panel.regions is not None
+    assert {"um3", "across um"} <= set(panel.regions.heads)
+    voxels = int((labels.array == 2).sum())
+    assert float(cell(panel, 2, COLUMNS.index("volume"))) == pytest.approx(voxels * 0.3**3, rel=1e-3)
 
 
 def test_a_click_goes_there_in_every_plane(panel: ObjectsPanel) -> None:
@@ -253,7 +267,7 @@ def test_thousands_of_objects_open_and_are_reached_at_once(
     regions = measure_regions(labels)
     began = time.process_time()
     panel.show_regions(regions, layer)
-    panel.table.sortByColumn(COLUMNS.index("ml"), Qt.SortOrder.DescendingOrder)
+    panel.table.sortByColumn(COLUMNS.index("volume"), Qt.SortOrder.DescendingOrder)
     assert panel.sorted.rowCount() == 15**3
     assert time.process_time() - began < 5  # as a figure: benchmarks/napari_window.py
     began = time.process_time()
