@@ -83,6 +83,8 @@ class CheckedDataset:
         class_names: id to name of every class that is to be learned; of objects the one class.
         channel_names: of the images; empty where nobody tells.
         has_objects: whether labels are numbers of objects and not of classes.
+        file_ids: id in the label files to id in `class_names`, where they differ; else empty.
+        unlabelled: ids in `class_names` that no label file tells of, since a model brought them along.
     """
 
     cases: tuple[Case, ...]
@@ -91,6 +93,8 @@ class CheckedDataset:
     class_names: Mapping[int, str]
     channel_names: tuple[str, ...] = ()
     has_objects: bool = False
+    file_ids: Mapping[int, int] = field(default_factory=dict)
+    unlabelled: frozenset[int] = frozenset()
     grave: tuple[Fault, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +115,8 @@ class CheckedDataset:
         if self.has_objects:
             return 1
         if not self.classes_by_name:
-            return label_id if label_id in self.class_names else 0
+            known = self.file_ids.get(label_id, 0) if self.file_ids else label_id
+            return known if known in self.class_names else 0
         name = names.get(label_id, f"label {label_id}")
         return next((i for i, known in self.class_names.items() if known == name), 0)
 

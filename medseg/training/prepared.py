@@ -7,6 +7,7 @@ learns from what it will be shown.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from medseg.volume import LabelVolume
 
 STAGE = "prepare"
 """Name of the stage in progress reports; a unit is a case."""
+
+Complete = Callable[[LabelVolume, CaseData], LabelVolume]
+"""What else is known of a case beside its labels."""
 
 MOST_PLACES = 5000
 """Voxels of a class that are kept as places to centre a sample on."""
@@ -56,6 +60,7 @@ def prepare_cases(
     folder: Path,
     progress: ProgressCallback = silent,
     cancel: CancelToken | None = None,
+    complete: Complete | None = None,
 ) -> tuple[Path, ...]:
     """Bring every case onto the card's grid; what lies there already is kept.
 
@@ -65,6 +70,7 @@ def prepare_cases(
         folder: where prepared cases go, one folder each.
         progress: told before every case.
         cancel: looked at before every case.
+        complete: adds to the labels of a case what is known of it otherwise.
 
     Returns:
         The folders, in the order of the cases.
@@ -85,7 +91,7 @@ def prepare_cases(
             shutil.rmtree(part, ignore_errors=True)
             try:
                 part.mkdir(parents=True)
-                _write(part, case, dataset, card)
+                _write(part, case, (dataset, card), complete)
                 part.rename(place)
             except OSError as error:
                 if isinstance(error, MedsegError):
@@ -99,10 +105,16 @@ def prepare_cases(
     return tuple(places)
 
 
-def _write(part: Path, case: Case, dataset: CheckedDataset, card: Card) -> None:
+def _write(
+    part: Path, case: Case, model_to_be: tuple[CheckedDataset, Card], complete: Complete | None
+) -> None:
+    dataset, card = model_to_be
     data = straightened(read_case_data(case))
     np.save(part / "image.npy", prepare_channels(data.images, card))
-    labels = resample_labels(truth_of(dataset, data), card_grid(data.images[0].geometry, card)).array
+    truth = truth_of(dataset, data)
+    if complete is not None:
+        truth = complete(truth, data)
+    labels = resample_labels(truth, card_grid(data.images[0].geometry, card)).array
     if dataset.has_objects:
         np.save(part / "depth.npy", normalised_distance(labels))
         classes = (labels > 0).astype(np.uint8)

@@ -106,7 +106,7 @@ def _scored(
     else:
         prediction = predict(data.images, model, settings)
         overlaps = label_overlaps(prediction, truth)
-        classes = dataset.class_names.items()
+        classes = [(i, word) for i, word in dataset.class_names.items() if i not in dataset.unlabelled]
         scores = {word: overlaps[i].dice if i in overlaps else float("nan") for i, word in classes}
     return Scored(name, scores, data.images[0], truth, prediction)
 
