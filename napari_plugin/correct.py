@@ -20,6 +20,8 @@ from napari_plugin.tools import GrowTool, ScribbleTool, SlicesTool, Target, Tool
 from napari_plugin.wire_tool import WireTool
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from napari import Viewer
     from napari.layers import Labels
     from qtpy.QtGui import QCloseEvent
@@ -43,6 +45,25 @@ class Asked:
     revision: int | None
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A proposal, and what it would change as it is drawn.
+
+    napari takes seconds to prepare for colours of large or negative numbers, and no time for small ones.
+
+    Attributes:
+        proposal: as the tool gave it.
+        start: first voxel of the box that changes.
+        numbers: of that box: 0 where nothing changes, else 1, 2, … for the first, second, … of `ids`.
+        ids: labels after the change, 0 among them where some voxels become background.
+    """
+
+    proposal: Proposal
+    start: tuple[int, int, int]
+    numbers: Any
+    ids: tuple[int, ...]
+
+
 class CorrectPanel(Panel):
     """Correct a labels layer with tools that know edges, intensities and shapes.
 
@@ -54,8 +75,8 @@ class CorrectPanel(Panel):
         super().__init__(napari_viewer)
         self.tools: tuple[Tool, ...] = (WireTool(), GrowTool(), ScribbleTool(), SlicesTool())
         self.tool: Tool | None = None
-        self.proposal: tuple[Asked, Proposal] | None = None
-        self.held: tuple[Asked, Proposal] | None = None
+        self.proposal: tuple[Asked, Drawn] | None = None
+        self.held: tuple[Asked, Drawn] | None = None
         self.preview_layer: Labels | None = None
         self.previews, self.applying = self.latest(), self.latest()
         self.autosave = Autosave(napari_viewer, self)
@@ -139,6 +160,8 @@ class CorrectPanel(Panel):
         if self.tool is not None:
             self.tool.end()
         self.tool = self.tools[index - 1] if index else None
+        if self.tool is None and self.preview_layer is not None and self.preview_layer in self.viewer.layers:
+            self.viewer.layers.remove(self.preview_layer)
         self.forms.setCurrentIndex(index)
         self.words.setText(self.tool.words if self.tool is not None else "")
         self._retarget()
@@ -187,7 +210,12 @@ class CorrectPanel(Panel):
         if compute is None or target is None:
             return
         asked = Asked(target, self._revision if tool.reads_labels else None)
-        self.previews.ask(lambda _report, _cancel: compute(), lambda ended: self._previewed(asked, ended))
+        labels, locked = np.asarray(target.labels.data), history_of(target.labels).locked
+
+        def work(_report: Any, _cancel: Any) -> Drawn:
+            return drawn(compute(), labels, locked)
+
+        self.previews.ask(work, lambda ended: self._previewed(asked, ended))
 
     def _previewed(self, asked: Asked, ended: Ended) -> None:
         if not ended.is_done:
@@ -204,18 +232,21 @@ class CorrectPanel(Panel):
             return
         self.show_preview(asked, ended.value)
 
-    def show_preview(self, asked: Asked, proposal: Proposal) -> None:
+    def show_preview(self, asked: Asked, drawing: Drawn) -> None:
         """Lay a proposal over the labels; nothing is written yet."""
-        self.proposal = (asked, proposal)
+        self.proposal = (asked, drawing)
         labels = asked.target.labels
         scale = np.asarray(labels.scale)
-        corner = np.asarray(labels.translate) + scale * proposal.start
-        if self.preview_layer is None or self.preview_layer not in self.viewer.layers:
+        corner = np.asarray(labels.translate) + scale * drawing.start
+        colours = _colours(labels, drawing)
+        layer = self.preview_layer
+        if layer is None or layer not in self.viewer.layers:
             active = self.viewer.layers.selection.active
             self.preview_layer = self.viewer.add_labels(
-                proposal.ids,
+                drawing.numbers,
                 name=PREVIEW_NAME,
                 opacity=0.8,
+                colormap=colours,
                 scale=scale,
                 translate=corner,
                 units=labels.units,
@@ -224,11 +255,16 @@ class CorrectPanel(Panel):
             )
             self.viewer.layers.selection.active = active
         else:
-            self.preview_layer.data, self.preview_layer.translate = proposal.ids, corner
-        self.preview_layer.colormap = _colours(labels, proposal)
-        voxels = int(np.count_nonzero(proposal.ids))
+            layer.data = drawing.numbers
+            if not np.array_equal(layer.translate, corner):
+                layer.translate = corner
+            if not np.array_equal(layer.colormap.colors, colours.colors):
+                layer.colormap = colours
+            layer.visible = True
+        voxels = int(np.count_nonzero(drawing.numbers))
         ml = voxels * float(np.prod(scale)) / 1000
-        self.say(f"{voxels} voxels, {ml:.3g} ml. Enter applies, Esc cancels.")
+        change = f"{voxels} voxels, {ml:.3g} ml would change. Enter applies, Esc cancels."
+        self.say(change if voxels else "Nothing would change: it is locked, or so already.")
         self._update_buttons()
 
     def show_held(self) -> None:
@@ -242,7 +278,7 @@ class CorrectPanel(Panel):
         """Write the preview into the labels, but for what is locked."""
         if self.proposal is None:
             return
-        asked, proposal = self.proposal
+        asked, proposal = self.proposal[0], self.proposal[1].proposal
         labels = asked.target.labels
         array, locked = np.asarray(labels.data), history_of(labels).locked
 
@@ -272,9 +308,10 @@ class CorrectPanel(Panel):
         self.previews.forget()
         self.proposal = self.held = None
         self.held_button.setVisible(False)
-        if self.preview_layer is not None and self.preview_layer in self.viewer.layers:
-            self.viewer.layers.remove(self.preview_layer)
-        self.preview_layer = None
+        layer = self.preview_layer
+        if layer is not None and layer in self.viewer.layers and layer.visible:
+            layer.visible = False  # to remove a layer takes napari half a second
+            layer.data = np.zeros((1, 1, 1), np.uint16)
         self._update_buttons()
 
     def cancel_preview(self) -> None:
@@ -306,16 +343,24 @@ class CorrectPanel(Panel):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Take away what a tool showed."""
-        if self.tool is not None:
-            self.tool.end()
+        self.tool_choice.setCurrentIndex(0)
         super().closeEvent(event)
 
 
-def _colours(labels: Labels, proposal: Proposal) -> Any:
-    """The colours of the labels, and one for what is taken away."""
-    from napari.utils.colormaps import direct_colormap
+def drawn(proposal: Proposal, labels: Any, locked: Collection[int]) -> Drawn:
+    """What a proposal would change of a label map; for a working thread."""
+    edit = accept_proposal(labels, proposal, locked)
+    changes = edit.before != edit.after
+    after = edit.after[changes]
+    ids = np.unique(after)
+    numbers = np.zeros(changes.shape, np.uint16)
+    numbers[changes] = np.searchsorted(ids, after) + 1
+    return Drawn(proposal, edit.start, numbers, tuple(int(i) for i in ids))
 
-    clear = np.zeros(4)
-    colours: dict[int | None, Any] = {None: clear, 0: clear, Proposal.ERASE: np.array(_ERASES)}
-    ids = [int(i) for i in np.unique(proposal.ids) if i > 0]
-    return direct_colormap(colours | {i: np.asarray(labels.get_color(i)) for i in ids})
+
+def _colours(labels: Labels, drawing: Drawn) -> Any:
+    """The colours of the labels, and one for what is taken away."""
+    from napari.utils.colormaps import CyclicLabelColormap
+
+    own = [labels.get_color(i) if i else _ERASES for i in drawing.ids] or [_ERASES]
+    return CyclicLabelColormap(colors=np.array([np.zeros(4), *own], dtype=np.float32), background_value=0)

@@ -208,6 +208,7 @@ class ScribbleTool(Tool):
     def __init__(self) -> None:
         super().__init__()
         self.layer: Labels | None = None
+        self._ids: set[int] = set()
         self.paint_button, self.back_button = QPushButton("Paint structure"), QPushButton("Paint background")
         self.method = QComboBox()
         rule = next(field for field in fields(ScribbleSettings) if field.name == "method").metadata
@@ -251,9 +252,22 @@ class ScribbleTool(Tool):
         if not is_background and label_id >= BACKGROUND:
             self.says.emit(f"Scribbles hold labels below {BACKGROUND}; grow or draw this one.")
             return
+        self._colour(target)
         self.layer.selected_label = BACKGROUND if is_background else label_id
         target.viewer.layers.selection.active = self.layer
         self.layer.mode = "paint"
+
+    def _colour(self, target: Target) -> None:
+        """Strokes have the colours of what they stand for; those of background are white."""
+        from napari.utils.colormaps import direct_colormap
+
+        if self.layer is None:
+            return
+        self._ids |= {target.label_id} - {Proposal.ERASE}  # each stroke keeps its colour
+        colours = {i: np.asarray(target.labels.get_color(i)) for i in self._ids if i < BACKGROUND}
+        self.layer.colormap = direct_colormap(
+            {None: np.zeros(4), 0: np.zeros(4), BACKGROUND: np.ones(4), **colours}
+        )
 
     def end(self) -> None:
         """Take the strokes away."""

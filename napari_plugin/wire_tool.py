@@ -58,8 +58,14 @@ class WireTool(Tool):
         self._latest.forget()
         self.plane, self._wire, self.is_closed = None, None, False
         self.way, self._anchors, self._clicks = np.zeros((0, 2), int), [], []
+        if self.layer is not None and self.layer.visible:
+            self.layer.visible = False  # to remove a layer takes napari half a second
+
+    def end(self) -> None:
+        """Take the line away."""
+        self.clear()
         self.take_away(self.layer)
-        self.layer = None
+        self.layer = self.target = None
 
     def click(self, voxel: Voxel) -> None:
         """Fix the line here; close it where it began."""
@@ -182,3 +188,4 @@ class WireTool(Tool):
             viewer.layers.selection.active = active
         else:
             self.layer.data = [points]
+            self.layer.visible = True

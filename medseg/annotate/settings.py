@@ -33,7 +33,7 @@ class LiveWireSettings:
         default=3, metadata={"help": "a click moves to the clearest edge this near", "min": 0, "max": 50}
     )
     reach_pixels: int = field(
-        default=256,
+        default=160,
         metadata={"help": "edges farther from the last click are not looked at", "min": 8, "max": 1024},
     )
 

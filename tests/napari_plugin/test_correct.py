@@ -95,6 +95,9 @@ class Desk:
         self.panel.enter()
         self.settle()
 
+    def shows(self, name: str) -> bool:
+        return name in self.viewer.layers and self.viewer.layers[name].visible
+
     @property
     def array(self) -> np.ndarray:
         return labels_of(self.labels).array
@@ -137,10 +140,10 @@ def test_click_grow_apply_undo(desk: Desk) -> None:
     desk.click(34, 22, 12)
     desk.settle()
     assert np.array_equal(desk.array, before)  # a preview writes nothing
-    assert "Preview" in desk.viewer.layers
+    assert desk.shows("Preview")
     desk.apply()
     assert dice(desk.array == 2, spleen()) > 0.97
-    assert "Preview" not in desk.viewer.layers
+    assert not desk.shows("Preview")
     assert np.array_equal(desk.array == 1, before == 1)
     desk.panel.undo()
     assert np.array_equal(desk.array, before)
@@ -161,10 +164,10 @@ def test_the_slider_is_live(desk: Desk) -> None:
     assert counts == sorted(counts)
     assert counts[0] < counts[1] < counts[2]
     desk.panel.cancel_preview()
-    assert "Preview" not in desk.viewer.layers
+    assert not desk.shows("Preview")
     tool.slider.setValue(100)
     desk.settle()
-    assert "Preview" not in desk.viewer.layers  # the click was forgotten too
+    assert not desk.shows("Preview")  # the click was forgotten too
 
 
 def test_the_preview_lies_where_the_labels_will(desk: Desk) -> None:
@@ -184,7 +187,7 @@ def test_live_wire_closes_and_fills_one_slice(desk: Desk) -> None:
     for i, j in ((34, 15), (41, 22), (34, 29), (27, 22)):
         desk.click(i, j, 12)  # the second comes while the first is being worked on
     desk.settle()
-    assert "Live wire" in desk.viewer.layers
+    assert desk.shows("Live wire")
     tool.move((12, 20, 10))
     desk.panel.enter()  # closes
     desk.settle()
@@ -192,7 +195,7 @@ def test_live_wire_closes_and_fills_one_slice(desk: Desk) -> None:
     found = desk.array == 2
     assert set(np.argwhere(found)[:, 2]) == {12}
     assert dice(found[:, :, 12], spleen()[:, :, 12]) > 0.9
-    assert "Live wire" not in desk.viewer.layers
+    assert not desk.shows("Live wire")
 
 
 def test_live_wire_of_a_coronal_slice(desk: Desk) -> None:
@@ -253,7 +256,7 @@ def test_scribbles_divide_what_is_in_view(desk: Desk, method: str) -> None:
     assert dice(desk.array == 2, spleen()) > 0.9
     assert not strokes[tool.layer.data > 0].any()  # wiped off after Apply
     desk.panel.tool_choice.setCurrentIndex(0)
-    assert "Scribbles" not in desk.viewer.layers
+    assert not {"Scribbles", "Preview", "Live wire"} & {layer.name for layer in desk.viewer.layers}
 
 
 def test_one_kind_of_stroke_is_answered_in_words(desk: Desk) -> None:
@@ -294,7 +297,7 @@ def test_a_locked_structure_keeps_every_voxel(desk: Desk) -> None:
     desk.settle()
     desk.apply()
     assert np.array_equal(desk.array == 1, before == 1)
-    assert "Nothing changed" in desk.panel.said.text() or (desk.array != before).sum() < 60
+    assert (desk.array != before).sum() < 60  # what the liver's edge leaves to the spleen
 
 
 def test_background_erases_what_is_not_locked(desk: Desk) -> None:
@@ -315,11 +318,11 @@ def test_a_preview_of_labels_that_changed_meanwhile_is_held(
     desk.panel.preview()
     desk.labels.paint((5, 30, 30), 1)
     desk.settle()
-    assert "Preview" not in desk.viewer.layers
+    assert not desk.shows("Preview")
     assert "held" in desk.panel.said.text()
     assert desk.panel.held_button.isVisibleTo(desk.panel)
     desk.panel.show_held()
-    assert "Preview" in desk.viewer.layers
+    assert desk.shows("Preview")
 
 
 @pytest.mark.parametrize("closed", ["scan", "organs"])
@@ -333,7 +336,7 @@ def test_a_layer_closed_while_a_preview_is_made_does_no_harm(
     desk.panel.preview()
     desk.viewer.layers.remove(closed)
     desk.settle()
-    assert "Preview" not in desk.viewer.layers
+    assert not desk.shows("Preview")
     assert "held" in desk.panel.said.text()
     desk.panel.apply()
     desk.settle()
@@ -376,7 +379,7 @@ def test_labels_of_another_grid_are_refused_in_words(make_napari_viewer: MakeVie
     desk.panel.tool_choice.setCurrentIndex(GROW)
     assert "GRID_MISMATCH" in desk.panel.said.text()
     desk.panel.preview()
-    assert "Preview" not in desk.viewer.layers
+    assert not desk.shows("Preview")
 
 
 def test_without_a_scan_the_buttons_say_why(make_napari_viewer: MakeViewer) -> None:
