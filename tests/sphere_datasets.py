@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from phantoms import Body, Box, Sphere, centre_mm, label_map
 
 from medseg.geometry import Geometry
 from medseg.io.formats import write_labels, write_volume
+from medseg.labels import LabelSet
 from medseg.volume import LabelVolume, Volume
 
 CLASSES = {1: "ball", 2: "box"}
@@ -30,12 +32,33 @@ def ball_and_box(number: int, grid: Geometry = GRID) -> tuple[Volume, LabelVolum
     return Volume((BRIGHTNESS[labels.array] + noise).astype(np.float32), grid), labels
 
 
-def write_dataset(folder: Path, cases: int = 4, grid: Geometry = GRID) -> Path:
+def write_dataset(
+    folder: Path, cases: int = 4, make: Callable[[int], tuple[Volume, LabelVolume]] = ball_and_box
+) -> Path:
     """`images/case_00.nii.gz` … with `labels/` of the same names."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     for number in range(cases):
-        image, labels = ball_and_box(number, grid)
+        image, labels = make(number)
         write_volume(image, folder / "images" / f"case_{number:02}.nii.gz")
         write_labels(labels, folder / "labels" / f"case_{number:02}.nii.gz")
     return folder
+
+
+NUCLEI_GRID = Geometry.from_spacing((44, 40, 36), (0.0005,) * 3)
+
+
+def numbered_balls(number: int, grid: Geometry = NUCLEI_GRID) -> tuple[Volume, LabelVolume]:
+    """Case `number`: a dozen bright balls of about 10 voxels that nearly touch, each with its own id."""
+    chance = np.random.default_rng(number)
+    ids = np.zeros(grid.shape, dtype=np.int32)
+    index = np.indices(grid.shape)
+    wanted = 9 + number % 4
+    while ids.max() < wanted:
+        middle, radius = chance.uniform(5, np.array(grid.shape) - 5), chance.uniform(4.5, 5.5)
+        distance = np.sqrt(sum((a - m) ** 2 for a, m in zip(index, middle, strict=True)))
+        if not ids[distance < radius + 0.5].any():
+            ids[distance < radius] = ids.max() + 1
+    noise = chance.normal(0, 12, grid.shape)
+    image = Volume((100 * (ids > 0) + noise).astype(np.float32), grid)
+    return image, LabelVolume(ids, grid, LabelSet.unnamed(range(1, wanted + 1)))

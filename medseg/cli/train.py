@@ -62,7 +62,8 @@ def train(
     Args:
         dataset: folder, datalist or table.
         output: model folder to make.
-        start: a model of objects to start from, by name or folder, such as nuclei; a new one if not given.
+        start: a model to start from, by name or folder: it keeps its classes and learns those of the dataset;
+            a model of objects, such as nuclei, learns how yours look; a new one if not given.
         recipe: the bundled model to make again.
         flags: how it learns.
         json: print one JSON object on standard output.
@@ -79,10 +80,10 @@ def train(
         _repeat(recipe, dataset, output, flags.threads, json=json)
     elif dataset is None:
         raise SettingsError("DATASET_NEEDED", "expected a dataset, got none; name its folder")
-    elif start:
+    elif start and _knows_objects(start):
         _go_on(dataset, start, output, flags.fine_tuning, json=json)
     else:
-        _from_nothing(dataset, output, flags.training, json=json)
+        _learn(dataset, output, flags.training, start or None, json=json)
 
 
 def _repeat(recipe: str, maps: Path | None, output: Path, threads: int, *, json: bool) -> None:
@@ -95,11 +96,18 @@ def _repeat(recipe: str, maps: Path | None, output: Path, threads: int, *, json:
         say(f"written: {done}; use it with --model {done}")
 
 
-def _from_nothing(dataset: Path, output: Path, settings: TrainingSettings, *, json: bool) -> None:
+def _knows_objects(start: str) -> bool:
+    """Whether a model tells objects apart that may touch, and so is tuned to the user's."""
+    from medseg.models.loading import load_model
+
+    return load_model(start, device="cpu").card.separation is not None
+
+
+def _learn(dataset: Path, output: Path, settings: TrainingSettings, start: str | None, *, json: bool) -> None:
     from medseg.training.train_model import train as train_model
 
     with progress_bar() as report:
-        done = train_model(dataset, output, settings, report, tell=say)
+        done = train_model(dataset, output, settings, report, tell=say, start=start)
     if json:
         print_json(
             {
@@ -122,11 +130,9 @@ def _from_nothing(dataset: Path, output: Path, settings: TrainingSettings, *, js
 
 def _go_on(dataset: Path, start: str, output: Path, settings: FineTuneSettings, *, json: bool) -> None:
     from medseg.models.loading import load_model
-    from medseg.models.registry import find_model
     from medseg.training.annotated import read_pairs
     from medseg.training.fine_tune import fine_tune
 
-    find_model(start)  # a wrong name is told before anything is read
     pairs = read_pairs(dataset)
     model = load_model(start, device="cpu")
     with progress_bar() as report:

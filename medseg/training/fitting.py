@@ -12,10 +12,15 @@ import torch
 from torch import nn
 
 from medseg.errors import DeviceMemoryError
-from medseg.training.optimise import Task
 from medseg.training.plan import Plan, Shape
+from medseg.training.plan_task import CHECK_OVERLAP, PlanTask
 
 TRIAL_STEPS = 3
+CHECKS = 10
+"""Looks at the held-out cases in the course of a training, the last one included."""
+
+CHECKS_SHARE = 0.2
+LAST_LOOK = 3.0
 FEWEST_STEPS = 50
 """So many are learned even where time is over sooner."""
 
@@ -85,7 +90,7 @@ def _factor(plan: Plan) -> Shape:
     return i, j, k
 
 
-def seconds_per_step(task: Task) -> float:
+def seconds_per_step(task: PlanTask) -> float:
     """Time of a step of the optimiser on real samples; weights are thrown away.
 
     Args:
@@ -103,16 +108,40 @@ def seconds_per_step(task: Task) -> float:
     return min(times)
 
 
-def affordable_steps(minutes: float, seconds_of_step: float, folds: int, checks_share: float = 0.25) -> int:
-    """How many steps fit into a time budget, after the share that checks take.
+def seconds_per_case(task: PlanTask) -> float:
+    """Time of a look at one held-out case while training; 0 where none is held out.
+
+    Args:
+        task: what is learned.
+    """
+    if not task.held_out:
+        return 0.0
+    network = task.build().eval()
+    began = time.monotonic()
+    task.scores(network, CHECK_OVERLAP, most=1)
+    return time.monotonic() - began
+
+
+def affordable(minutes: float, pace: tuple[float, float], folds: int, held_out: int) -> tuple[int, int]:
+    """How many steps, and how many cases a check may look at, fit into a time budget.
+
+    Checks take a fifth of the time at most, and look at one case at least. The last look, at all held-out
+    cases with the model's own windows, is about three times as long for each. Learning has half of the time
+    at least.
 
     Args:
         minutes: for all folds.
-        seconds_of_step: measured.
+        pace: seconds of a step, and of a look at one case.
         folds: networks.
-        checks_share: of the time.
+        held_out: cases of each fold.
     """
-    return max(FEWEST_STEPS, int(60 * minutes * (1 - checks_share) / folds / seconds_of_step))
+    seconds = 60 * minutes / folds
+    step, case = pace
+    looked_at = held_out
+    if case * CHECKS * held_out > CHECKS_SHARE * seconds:
+        looked_at = max(1, int(CHECKS_SHARE * seconds / (case * CHECKS)))
+    left = seconds - case * (CHECKS * looked_at + LAST_LOOK * held_out)
+    return max(FEWEST_STEPS, int(max(left, seconds / 2) / step)), looked_at
 
 
 def halves(device: str) -> bool:

@@ -1,4 +1,4 @@
-"""Arguments of MONAI's networks for a plan: levels, widths, patch."""
+"""Arguments of networks for a plan: levels, widths, patch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ Levels = tuple[Sequence[Shape], Sequence[Shape], Sequence[int]]
 """Strides, kernels and features of every level; the first stride is 1."""
 
 
-def _dyn_unet(patch: Shape, levels: Levels) -> dict[str, Any]:
-    del patch
+def _dyn_unet(levels: Levels) -> dict[str, Any]:
     strides, kernels, features = levels
     return {
         "kernel_size": [list(kernel) for kernel in kernels],
@@ -28,8 +27,7 @@ def _dyn_unet(patch: Shape, levels: Levels) -> dict[str, Any]:
     }
 
 
-def _unet(patch: Shape, levels: Levels) -> dict[str, Any]:
-    del patch
+def _unet(levels: Levels) -> dict[str, Any]:
     strides, _, features = levels
     return {
         "channels": list(features),
@@ -39,8 +37,7 @@ def _unet(patch: Shape, levels: Levels) -> dict[str, Any]:
     }
 
 
-def _seg_resnet(patch: Shape, levels: Levels) -> dict[str, Any]:
-    del patch
+def _seg_resnet(levels: Levels) -> dict[str, Any]:
     depth = min(4, len(levels[0]))
     return {
         "init_filters": levels[2][0] // 2,
@@ -49,37 +46,33 @@ def _seg_resnet(patch: Shape, levels: Levels) -> dict[str, Any]:
     }
 
 
-def _swin_unetr(patch: Shape, levels: Levels) -> dict[str, Any]:
-    del patch
-    return {"feature_size": 24 if levels[2][0] >= 32 else 12, "spatial_dims": 3}
+def _swin_unetr(levels: Levels) -> dict[str, Any]:
+    return {"feature_size": 24 if levels[2][0] >= 32 else 12}
 
 
-def _mednext(patch: Shape, levels: Levels) -> dict[str, Any]:
-    del patch
+def _mednext(levels: Levels) -> dict[str, Any]:
     return {"init_filters": levels[2][0]}
 
 
-def _segformer3d(patch: Shape, levels: Levels) -> dict[str, Any]:
+def _segformer3d(levels: Levels) -> dict[str, Any]:
     """As published (Perera et al. 2024), of half its width where the first level is narrow."""
-    del patch
     if levels[2][0] >= 32:
         return {}
     return {"features": [16, 32, 80, 128], "decoder_features": 128}
 
 
-NETWORKS: dict[str, Callable[[Shape, Levels], dict[str, Any]]] = dict(
+NETWORKS: dict[str, Callable[[Levels], dict[str, Any]]] = dict(
     zip(NETWORK_NAMES, (_dyn_unet, _unet, _seg_resnet, _swin_unetr, _mednext, _segformer3d), strict=True)
 )
 """What a plan may ask for; `DynUNet` is nnU-Net's own."""
 
 
-def network_arguments(name: str, channels: tuple[int, int], patch: Shape, levels: Levels) -> dict[str, Any]:
+def network_arguments(name: str, channels: tuple[int, int], levels: Levels) -> dict[str, Any]:
     """A network as a bundle writes it: its class and arguments.
 
     Args:
         name: one of `NETWORKS`.
         channels: images in, scores out.
-        patch: voxels of a sample.
         levels: of a U-Net.
 
     Raises:
@@ -90,4 +83,4 @@ def network_arguments(name: str, channels: tuple[int, int], patch: Shape, levels
     target = network_target(name)
     own = {"in_channels": channels[0], "out_channels": channels[1]}
     dimensions = {"spatial_dims": 3} if target.startswith("monai.") else {}
-    return {"_target_": target} | dimensions | own | NETWORKS[name](patch, levels)
+    return {"_target_": target} | dimensions | own | NETWORKS[name](levels)

@@ -42,7 +42,7 @@ LEAST_SHARE = 1 / 16
 VOXELS_ACROSS = 6.0
 EMPTY_SHARE = 0.25
 FEWEST_LESIONS = 3
-FACTORS = {"SwinUNETR": 32, "MedNeXt": 16}
+FACTORS = {"SwinUNETR": 32, "MedNeXt": 16, "SegFormer3D": 32}
 """What sides of a patch are multiples of, for networks whose depth is their own."""
 
 
@@ -94,6 +94,7 @@ class Plan:
         foreground_share: of samples that are centred on a voxel of a class.
         learning_rate: at its highest.
         steps: of the optimiser; 0 where the time budget decides.
+        check_cases: held-out cases that every check looks at; 0 for all.
         has_objects: whether the network learns depth and foreground of objects.
         diameter_mm: of a typical object; 0 for classes.
         bfloat16: whether convolutions run in half precision.
@@ -111,6 +112,7 @@ class Plan:
     foreground_share: float = 0.5
     learning_rate: float = 3e-3
     steps: int = 0
+    check_cases: int = 0
     has_objects: bool = False
     diameter_mm: float = 0.0
     bfloat16: bool = False
@@ -142,7 +144,7 @@ def make_plan(
     sided = any(side_of(one.name) for one in fingerprint.classes)
     lesions = len(fingerprint.classes) == 1 and fingerprint.pieces >= FEWEST_LESIONS
     return Plan(
-        network=network_arguments(network, sizes, patch, (strides, kernels, width)),
+        network=network_arguments(network, sizes, (strides, kernels, width)),
         orientation="RAS",
         spacing_mm=spacing,
         patch=patch,
@@ -160,7 +162,7 @@ def _plan_objects(fingerprint: Fingerprint, *, bfloat16: bool) -> Plan:
     strides = [(1, 1, 1), (1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
     plan = (strides, [(3, 3, 3)] * 5, [16, 32, 48, 64, 64])
     return Plan(
-        network=network_arguments("UNet", (1, 2), (48, 48, 48), plan) | {"num_res_units": 0, "norm": "batch"},
+        network=network_arguments("UNet", (1, 2), plan) | {"num_res_units": 0, "norm": "batch"},
         orientation=None,
         spacing_mm=(spacing, spacing, spacing),
         patch=(48, 48, 48),

@@ -53,6 +53,21 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
+def require_fit(plan: Plan, fingerprint: Fingerprint) -> None:
+    """Return if a plan can be that of a dataset.
+
+    Raises:
+        ReadError: `BAD_PLAN`, it is for other channels, another number of classes, or for objects.
+    """
+    has_objects = fingerprint.object_diameter_mm > 0
+    wanted = (len(fingerprint.channels), 2 if has_objects else len(fingerprint.classes) + 1)
+    got = (plan.network.get("in_channels"), plan.network.get("out_channels"))
+    if got != wanted or plan.has_objects != has_objects:
+        raise _bad_plan(
+            f"a network of {wanted[0]} image(s) and {wanted[1]} outputs for this dataset, got {got}"
+        )
+
+
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 

@@ -23,6 +23,7 @@ from medseg.training.plan_bundle import published_network, training_network
 from medseg.training.plan_loss import planned_loss
 from medseg.training.prepared import Sample, load_sample
 from medseg.training.scoring import Scored, Watch, class_means, score_cases
+from medseg.training.start import Start
 
 CHECK_OVERLAP = 0.25
 """Of windows while training; half of it less than the model's own saves most of the time."""
@@ -60,10 +61,15 @@ class PlanTask:
         self.prepared, self.held_out = [*split[0]], split[1]
         self.seed, self.device, self.watch = seed, device, watch or Watch()
         self.how = Augmentation(plan.spacing_mm, plan.mirror_axes)
+        self.start: Start | None = None
+        """What the network begins with; chance where None."""
 
     def build(self) -> nn.Module:
         """The network of the plan."""
-        network = training_network(self.plan).to(self.device)
+        network = training_network(self.plan)
+        if self.start is not None:
+            self.start.into(network, self.plan.network["out_channels"])
+        network = network.to(self.device)
         # torch's stubs lack this overload of `to`, which halves the time of a step on a CPU.
         return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
 
@@ -83,7 +89,7 @@ class PlanTask:
 
     def check(self, network: nn.Module) -> dict[str, float]:
         """Mean score of the held-out cases, and that of each class where they are few."""
-        found = self.scores(network, CHECK_OVERLAP)
+        found = self.scores(network, CHECK_OVERLAP, self.plan.check_cases)
         if found and not any(one.prediction.array.any() for one in found):
             self.watch.tell("[NOTHING_FOUND] the network does not find any class in the held-out cases yet")
         means = class_means(found)
@@ -91,15 +97,17 @@ class PlanTask:
             return {}
         return {"score": float(np.mean(list(means.values())))} | {f"score {n}": x for n, x in means.items()}
 
-    def scores(self, network: nn.Module, overlap: float | None = None) -> list[Scored]:
+    def scores(self, network: nn.Module, overlap: float | None = None, most: int = 0) -> list[Scored]:
         """Every held-out case through the engine, as the published model will do it.
 
         Args:
             network: of `build`.
             overlap: of windows; that of the card if left out.
+            most: cases to look at; 0 for all.
         """
         model = Model(self.card, published_network(self.plan, network).to(self.device), self.device)
-        return score_cases(model, self.dataset, self.held_out, overlap, self.watch)
+        cases = self.held_out[: most or None]
+        return score_cases(model, self.dataset, cases, overlap, self.watch)
 
     def _draw(self, number: int, chance: np.random.Generator) -> Patch:
         """One patch: image, target, depth; a case that can no longer be read is set aside."""

@@ -23,7 +23,14 @@ from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.training.dataset import list_dataset
 from medseg.training.dataset_check import CheckedDataset, check_dataset
 from medseg.training.fingerprint import Fingerprint, fingerprint_of
-from medseg.training.fitting import affordable_steps, fitted_plan, halves, seconds_per_step
+from medseg.training.fitting import (
+    CHECKS,
+    affordable,
+    fitted_plan,
+    halves,
+    seconds_per_case,
+    seconds_per_step,
+)
 from medseg.training.folds import splits
 from medseg.training.optimise import Row, optimise, polynomial_rate, read_log
 from medseg.training.plan import CPU_BUDGET, Plan, gpu_budget, make_plan
@@ -31,19 +38,18 @@ from medseg.training.plan_bundle import (
     BundleFiles,
     bundle_files,
     published_network,
+    training_network,
     write_planned_bundle,
     write_torchscript,
 )
-from medseg.training.plan_file import read_plan, write_json
+from medseg.training.plan_file import read_plan, require_fit, write_json
 from medseg.training.plan_task import PlanTask
 from medseg.training.prepared import prepare_cases
 from medseg.training.scoring import Scored, Watch, class_means
 from medseg.training.settings import TrainingSettings
+from medseg.training.start import Start, read_start
 from medseg.training.training_report import Story, write_training_report
 from medseg.training.workplace import threads, workplace
-
-CHECKS = 10
-"""Looks at the held-out cases in the course of a training, the last one included."""
 
 MOST_TOLD = 40
 """Faults that an error spells out."""
@@ -122,6 +128,7 @@ def train(
     progress: ProgressCallback = silent,
     cancel: CancelToken | None = None,
     tell: Callable[[str], None] = lambda _words: None,
+    start: str | Path | None = None,
 ) -> Trained:
     """Train a model on images and labels.
 
@@ -132,6 +139,8 @@ def train(
         progress: told while cases are checked and prepared, and before every step.
         cancel: looked at as often.
         tell: told in sentences what a person should know: faults, the plan, every check.
+        start: model to start from, by name or folder (`medseg.training.start`); its classes come first, and
+            those that the labels do not show stay.
 
     Returns:
         Where the bundle is, and how well it does.
@@ -140,22 +149,28 @@ def train(
         ReadError: `NOT_A_DATASET`, `BAD_DATASET_LIST`, `BAD_PLAN`, `TRAINING_CHANGED`, `CHECKPOINT_DAMAGED`.
         VolumeError: `DATASET_FAULTS`, naming every one.
         WriteError: the folder exists, or cannot be written; the last checkpoint is still whole.
-        ModelError: `LOSS_NOT_FINITE`; a network of the plan that cannot be made.
+        ModelError: `LOSS_NOT_FINITE`; `CANNOT_CONTINUE`, the model to start from does not fit; a network of
+            the plan that cannot be made.
+        ModelNotFoundError: there is no model to start from.
         DeviceMemoryError: the smallest patch is too large for the device.
         CancelledError: a stop was asked for; the same call goes on.
     """
     settings, folder = settings or TrainingSettings(), Path(folder)
     watch = Watch(progress, cancel, tell)
     device = choose_device(settings.device)
+    before = None if start is None else read_start(start, device)
     checked = _sound(check_dataset(list_dataset(dataset), settings.labels, progress, cancel), settings, watch)
-    partial = workplace(folder, _words(checked, settings))
+    if before is not None:
+        checked = before.continued(checked)
+    partial = workplace(folder, _words(checked, settings, before))
     fingerprint = fingerprint_of(checked)
     write_json(fingerprint, partial / "fingerprint.json")
     about = _about(folder, settings, fingerprint)
     with threads(settings.threads):
-        plan = _plan(fingerprint, settings, partial, device)
+        plan = _plan(fingerprint, settings, partial, device, before)
         card = bundle_files(plan, fingerprint, about).card
-        prepared = prepare_cases(checked, card, partial / "prepared", progress, cancel)
+        complete = None if before is None else before.completion(checked)
+        prepared = prepare_cases(checked, card, partial / "prepared", progress, cancel, complete)
         parts = splits(checked.cases, settings.folds, settings.seed)
 
         def task(plan: Plan, number: int) -> PlanTask:
@@ -164,10 +179,13 @@ def train(
             learned_from = [prepared[n] for n in split.training]
             held_out = [checked.cases[n] for n in split.held_out]
             seed = settings.seed + number
-            return PlanTask(plan, card, checked, (learned_from, held_out), seed, device, watch)
+            made = PlanTask(plan, card, checked, (learned_from, held_out), seed, device, watch)
+            made.start = before
+            return made
 
-        plan = _timed(plan, lambda one: seconds_per_step(task(one, 0)), (settings, len(parts)), watch)
-        write_json(plan, partial / "plan.json")
+        if not (partial / "plan.json").exists():
+            plan = _fitted(plan, lambda one: task(one, 0), settings.minutes, len(parts), watch)
+            write_json(plan, partial / "plan.json")
         folds = [_learn(task(plan, n), partial / f"fold_{n}", settings, watch) for n in range(len(parts))]
     found = [one for fold in folds for one in fold.scored]
     faults = tuple(fault.words for fault in checked.faults)
@@ -218,46 +236,52 @@ def _sound(checked: CheckedDataset, settings: TrainingSettings, watch: Watch) ->
     )
 
 
-def _words(checked: CheckedDataset, settings: TrainingSettings) -> str:
+def _words(checked: CheckedDataset, settings: TrainingSettings, start: Start | None) -> str:
     """Everything that decides what a training gives."""
     digests = [f"{one.name} {one.image_sha256} {one.label_sha256} {one.fold}" for one in checked.facts]
     data = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     given = Path(settings.plan).read_text(encoding="utf-8") if settings.plan else ""
     classes = {str(i): name for i, name in checked.class_names.items()}
-    return json.dumps({"data": data, "classes": classes, "plan": given, "settings": asdict(settings)})
+    from_model = {} if start is None else {"start": start.words}
+    return json.dumps(
+        from_model | {"data": data, "classes": classes, "plan": given, "settings": asdict(settings)}
+    )
 
 
-def _plan(fingerprint: Fingerprint, settings: TrainingSettings, partial: Path, device: str) -> Plan:
+def _plan(
+    fingerprint: Fingerprint, settings: TrainingSettings, partial: Path, device: str, start: Start | None
+) -> Plan:
     """The plan that was begun with, or the one given, or a new one."""
     if (partial / "plan.json").exists():
         return read_plan(partial / "plan.json")
     if settings.plan:
         plan = read_plan(Path(settings.plan))
+        require_fit(plan, fingerprint)
     else:
         cuda = torch.cuda.mem_get_info()[1] if device == "cuda" else 0
         budget = gpu_budget(cuda) if cuda else CPU_BUDGET
         plan = make_plan(fingerprint, budget, settings.network, bfloat16=halves(device))
+        plan = plan if start is None else start.planned(plan)
     if settings.learning_rate:
         plan = replace(plan, learning_rate=settings.learning_rate)
     return replace(plan, steps=settings.steps) if settings.steps else plan
 
 
-def _timed(
-    plan: Plan, trial: Callable[[Plan], float], budget: tuple[TrainingSettings, int], watch: Watch
-) -> Plan:
-    """A plan that fits into memory, and as many steps as fit into the time."""
-    settings, folds = budget
-    if plan.steps and not settings.steps:
-        return plan  # a run that goes on
-    plan, seconds = fitted_plan(plan, trial, watch.tell)
-    steps = plan.steps or affordable_steps(settings.minutes, seconds, folds)
+def _fitted(plan: Plan, task: Callable[[Plan], PlanTask], minutes: float, folds: int, watch: Watch) -> Plan:
+    """A plan that fits into memory, with as many steps as fit into the time unless it says how many."""
+    plan, seconds = fitted_plan(plan, lambda one: seconds_per_step(task(one)), watch.tell)
+    if not plan.steps:
+        tried = task(plan)
+        pace = (seconds, seconds_per_case(tried))
+        steps, looked_at = affordable(minutes, pace, folds, len(tried.held_out))
+        plan = replace(plan, steps=steps, check_cases=looked_at)
     sides = " x ".join(map(str, plan.patch))
     spacing = " x ".join(f"{s:.3g}" for s in plan.spacing_mm)
     watch.tell(
         f"plan: {plan.network['_target_'].rpartition('.')[2]}, {plan.batch} patches of {sides} voxels of "
-        f"{spacing} mm; {steps} steps of {seconds:.2g} s for each of {folds} network(s)"
+        f"{spacing} mm; {plan.steps} steps of {seconds:.2g} s for each of {folds} network(s)"
     )
-    return replace(plan, steps=steps)
+    return plan
 
 
 def _learn(task: PlanTask, folder: Path, settings: TrainingSettings, watch: Watch) -> _Fold:
@@ -266,7 +290,12 @@ def _learn(task: PlanTask, folder: Path, settings: TrainingSettings, watch: Watc
     def is_over(history: Sequence[Row]) -> bool:
         return has_settled(history, settings.patience)
 
-    network = optimise(task, _Schedule(task.plan, task.seed), folder, watch.tell, is_over=is_over)
+    if task.start is None:
+        schedule = _Schedule(task.plan, task.seed)
+    else:
+        watch.tell(task.start.into(training_network(task.plan), task.plan.network["out_channels"]).words)
+        schedule = _Schedule(task.plan, task.seed, frozen_fraction=0.0)  # a few scans' statistics are worse
+    network = optimise(task, schedule, folder, watch.tell, is_over=is_over)
     watch.progress(Progress("train", task.plan.steps, task.plan.steps))
     history = read_log(folder / "log.csv")
     if history[-1]["step"] < task.plan.steps:

@@ -16,11 +16,11 @@ from medseg.errors import DeviceMemoryError, ReadError, SettingsError
 from medseg.training.dataset import Case, list_dataset
 from medseg.training.dataset_check import check_dataset
 from medseg.training.fingerprint import ChannelFacts, ClassFacts, Fingerprint, fingerprint_of
-from medseg.training.fitting import FEWEST_STEPS, affordable_steps, fitted_plan
+from medseg.training.fitting import FEWEST_STEPS, affordable, fitted_plan
 from medseg.training.folds import splits
 from medseg.training.plan import CPU_BUDGET, Plan, gpu_budget, levels, make_plan, patch_shape, target_spacing
 from medseg.training.plan_bundle import bundle_files, training_network
-from medseg.training.plan_file import read_plan, write_json
+from medseg.training.plan_file import read_plan, require_fit, write_json
 from medseg.training.settings import NETWORK_NAMES
 from medseg.training.train_model import has_settled
 
@@ -202,9 +202,23 @@ def test_no_memory_at_all_is_an_error_of_its_own_and_other_errors_stay_themselve
 
 
 def test_steps_fit_into_the_time() -> None:
-    assert affordable_steps(30, 0.5, 1, 0.25) == 2700
-    assert affordable_steps(30, 0.5, 5, 0.25) == 540
-    assert affordable_steps(0.1, 10.0, 1) == FEWEST_STEPS
+    """600 s: a check of 2 cases of 1 s each takes 20 s in ten, the last look 6 s."""
+    assert affordable(10, (0.5, 1.0), 1, 2) == ((600 - 20 - 6) / 0.5, 2)
+    assert affordable(10, (0.5, 0.0), 5, 0) == (240, 0)
+    assert affordable(10, (0.5, 8.0), 1, 4) == ((600 - 80 - 96) / 0.5, 1)
+    assert affordable(10, (0.5, 300.0), 1, 4) == (600, 1)
+    assert affordable(0.1, (10.0, 0.0), 1, 0)[0] == FEWEST_STEPS
+
+
+def test_a_plan_of_another_dataset_is_refused() -> None:
+    require_fit(make_plan(ABDOMEN), ABDOMEN)
+    for other in (
+        replace(ABDOMEN, classes=(LIVER, replace(LIVER, id=2, name="spleen"))),
+        replace(ABDOMEN, channels=ABDOMEN.channels * 2),
+        replace(ABDOMEN, object_diameter_mm=1.0),
+    ):
+        with pytest.raises(ReadError, match="for this dataset"):
+            require_fit(make_plan(ABDOMEN), other)
 
 
 # -------------------------------------------------------------------------------- folds

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 import pytest
-from sphere_datasets import ball_and_box, write_dataset
+from sphere_datasets import ball_and_box, numbered_balls, write_dataset
 
 import medseg
 from medseg.geometry import Geometry
@@ -74,3 +74,15 @@ def test_the_torchscript_file_answers_as_the_bundle(folds: Trained) -> None:
         for path in (folds.folder, folds.folder / "models" / "model.ts")
     ]
     assert (both[0] == both[1]).mean() > 0.9999
+
+
+@pytest.mark.slow
+def test_numbered_objects_are_learned_as_objects(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 4, numbered_balls)
+    settings = TrainingSettings(steps=40, threads=1, device="cpu", patience=0)
+    done = train(data, tmp_path / "balls", settings)
+    assert done.scores["F1"] > 0.8
+    scan, truth = numbered_balls(77)
+    found = medseg.segment(scan, medseg.load_model(done.folder, device="cpu"), PLAIN).instances
+    assert found is not None
+    assert abs(len(found.classes) - len(truth.present_ids())) <= 1
