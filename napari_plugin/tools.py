@@ -264,15 +264,17 @@ class ScribbleTool(Tool):
         if self.layer is None:
             return
         self._ids |= {target.label_id} - {Proposal.ERASE}  # each stroke keeps its colour
-        colours = {i: np.asarray(target.labels.get_color(i)) for i in self._ids if i < BACKGROUND}
-        self.layer.colormap = direct_colormap(
-            {None: np.zeros(4), 0: np.zeros(4), BACKGROUND: np.ones(4), **colours}
-        )
+        clear = np.zeros(4)
+        colours: dict[int | None, Any] = {None: clear, 0: clear, BACKGROUND: np.ones(4)}
+        for label_id in self._ids:
+            colours[label_id] = np.asarray(target.labels.get_color(label_id))
+        self.layer.colormap = direct_colormap(colours)
 
     def end(self) -> None:
         """Take the strokes away."""
         self.take_away(self.layer)
         self.layer = self.target = None
+        self._ids = set()
 
     def clear(self) -> None:
         """Wipe the strokes off."""
