@@ -117,8 +117,8 @@ class CheckedDataset:
         if not self.classes_by_name:
             known = self.file_ids.get(label_id, 0) if self.file_ids else label_id
             return known if known in self.class_names else 0
-        name = names.get(label_id, f"label {label_id}")
-        return next((i for i, known in self.class_names.items() if known == name), 0)
+        name = names.get(label_id, f"label {label_id}").casefold()
+        return next((i for i, known in self.class_names.items() if known.casefold() == name), 0)
 
     def class_voxels(self, facts: CaseFacts, class_id: int) -> int:
         """How many voxels of a case belong to a class."""
