@@ -7,19 +7,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from dicom_makers import line, make_source, uid
+from phantoms import Sphere, label_map
 from sphere_datasets import ball_and_box
 
 import medseg
-from medseg.active.loop import correct_case, learn_from_queue, open_queue, predict_case, uncertainty_of
-from medseg.active.queue import CORRECTED, HELD_OUT, PREDICTED, WAITING, CaseQueue
+from medseg.active.loop import (
+    correct_case,
+    labels_to_correct,
+    learn_from_queue,
+    open_queue,
+    predict_case,
+    predict_cases,
+    uncertainty_of,
+)
+from medseg.active.queue import CORRECTED, FAILED, HELD_OUT, PREDICTED, WAITING, CaseQueue, QueueCase
 from medseg.errors import GeometryError, ModelNotFoundError, ReadError
 from medseg.geometry import Geometry
 from medseg.inference.settings import InferenceSettings
 from medseg.io.formats import read_labels, write_volume
+from medseg.labels import LabelSet
 from medseg.measure.overlap import label_overlaps, mean_dice
 from medseg.progress import CancelToken
 from medseg.result import Result
-from medseg.training.settings import TrainingSettings
+from medseg.training.nuclei import build_network
+from medseg.training.nuclei_publish import write_nuclei_bundle
+from medseg.training.nuclei_recipe import NucleiRecipe
+from medseg.training.nuclei_synthesis import NucleiSettings
+from medseg.training.settings import FineTuneSettings, TrainingSettings
 from medseg.volume import InstanceVolume, LabelVolume, Volume
 
 QUICK = TrainingSettings(steps=120, threads=1, device="cpu", patience=0)
@@ -128,3 +144,77 @@ def test_uncertainty_of_objects_is_that_of_their_scores() -> None:
     labels = LabelVolume(array, geometry)
     assert uncertainty_of(Result(labels, objects)) == pytest.approx(0.3)
     assert uncertainty_of(Result(labels, InstanceVolume(array, geometry))) == 1
+
+
+def test_studies_of_dicom_are_cases_too(tmp_path: Path) -> None:
+    folder = tmp_path / "queue"
+    make_source(folder / "Doe^Jane" / "ct", line(4), change={"SeriesInstanceUID": uid(7)})
+    make_source(folder / "gap", [line(9)[n] for n in (0, 1, 2, 6, 7)], change={"SeriesInstanceUID": uid(8)})
+    queue = open_queue(folder)
+    state = {one.series_uid: one for one in queue.cases}
+    assert state[uid(7)].state == WAITING
+    assert state[uid(8)].state == FAILED
+    assert state[uid(8)].reason
+    scan = medseg.read_queue_case(queue, state[uid(7)])
+    labels = labels_to_correct(queue, state[uid(7)], scan)
+    array = labels.array.copy()
+    array[2:5, 2:5, 1:3] = 1
+    painted = LabelVolume(array, scan.geometry, LabelSet.from_names({1: "liver"}))
+    case = correct_case(queue, state[uid(7)], scan, painted)
+    assert case.state == CORRECTED
+    again = labels_to_correct(queue.with_case(case), case, scan)
+    assert np.array_equal(again.array, array)
+    assert again.labels.names == {1: "liver"}
+    assert not [path for path in queue.work.rglob("*") if "Doe" in path.name]
+
+
+def test_objects_are_learned_from_a_model_of_objects(tmp_path: Path) -> None:
+    tiny = NucleiRecipe(
+        channels=(4, 8), strides=(1,), window=16, batch=2, steps=6,
+        synthesis=NucleiSettings(shape=(24, 24, 24), margin=2, diameter=(8, 10)),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    write_nuclei_bundle(build_network(tiny).eval(), tiny, tmp_path / "tiny")
+    folder = tmp_path / "queue"
+    folder.mkdir()
+    geometry = Geometry.from_spacing((40, 24, 24), (0.001, 0.001, 0.001))
+    two = label_map(
+        geometry, {"a": Sphere((0.012, 0.012, 0.012), 0.007), "b": Sphere((0.027, 0.012, 0.012), 0.007)}
+    )
+    noise = np.random.default_rng(0).normal(0, 10, geometry.shape)
+    image = Volume((100 * (two.array > 0) + noise).astype(np.float32), geometry)
+    for name in ("a", "b", "c"):
+        write_volume(image, folder / f"{name}.nii.gz")
+    queue = replace(open_queue(folder), start=str(tmp_path / "tiny"), paints="objects")
+    for _ in range(2):
+        case = queue.to_do()[0]
+        scan = medseg.read_queue_case(queue, case)
+        empty = labels_to_correct(queue, case, scan)
+        assert isinstance(empty, InstanceVolume)
+        painted = LabelVolume(two.array.astype(np.uint16), scan.geometry, two.labels)
+        queue = queue.with_case(correct_case(queue, case, scan, painted))
+    done = learn_from_queue(queue, FineTuneSettings(steps=3, threads=1))
+    assert (done.learned_from, done.held_out) == (1, 1)
+    assert done.score is not None
+    queue = replace(queue, rounds=(done,))
+    told: list[QueueCase] = []
+    assert predict_cases(queue, told.append, ONE_THREAD) == 1
+    assert told[0].state == PREDICTED
+    assert told[0].uncertainty is not None
+    guess = labels_to_correct(queue, told[0], medseg.read_queue_case(queue, told[0]))
+    assert isinstance(guess, InstanceVolume)
+    assert set(guess.classes) == set(guess.present_ids())
+
+
+def test_a_scan_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
+    folder = scans(tmp_path / "queue", 2)
+    queue = open_queue(folder, held_out_fraction=0)
+    queue = corrected(queue, "case-001")
+    few = TrainingSettings(steps=3, threads=1, device="cpu")
+    queue = replace(queue, rounds=(learn_from_queue(queue, few),))
+    (folder / "broken.nii.gz").write_bytes(b"junk")
+    queue = replace(open_queue(folder), rounds=queue.rounds).with_case(queue.case("case-001"))
+    told: list[QueueCase] = []
+    assert predict_cases(queue, told.append, ONE_THREAD) == 1
+    assert sorted(one.state for one in told) == [FAILED, PREDICTED]
+    assert all("junk" not in one.reason and str(tmp_path) not in one.reason for one in told)
