@@ -32,7 +32,7 @@ def _unet(levels: Levels) -> dict[str, Any]:
     return {
         "channels": list(features),
         "strides": [list(stride) if len(set(stride)) > 1 else stride[0] for stride in strides[1:]],
-        "num_res_units": 2,
+        "num_res_units": 0,
         "norm": "instance",
     }
 

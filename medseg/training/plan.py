@@ -8,10 +8,11 @@ where not said otherwise:
 | spacing | median of the cases; of an axis three times coarser than the others the 10th percentile |
 | patch | median shape on that spacing, its longest side halved until the budget of voxels holds it |
 | coarser | where the patch would show less than 1/16 of a scan (nnU-Net: 1/4, as a second model), the spacing grows together along all axes, but no further than a sixth of the smallest class's diameter |
+| network | nnU-Net's own, `DynUNet`, on a GPU; on a CPU MONAI's `UNet`, whose first convolution is strided: it sees three times the patch with twice the features in a third of the time (8 classes of 16 synthesised brains after 100 s of processor time: mean Dice 0.33 against 0.25) |
 | depth | an axis is halved while it keeps 4 voxels or more, and while its spacing is within a factor 2 of the finest; until then its kernels are 1 wide |
-| width | 32 features on a GPU, 16 on a CPU, doubled with each level up to 320 or 128 |
+| width | 32 features, for `DynUNet` and the others on a CPU 16, doubled with each level up to 320, on a CPU 128 |
 | intensities | CT: clipped to the 0.5th and 99.5th percentile of the foreground and standardised by its mean and deviation; else each image by its own, without zeros where they fill a quarter of it |
-| sampling | one of two patches of a batch is centred on a voxel of a class chosen by chance |
+| sampling | half of the patches are centred on a voxel of a class chosen by chance |
 | mirroring | along all axes, but not from left to right where a class's name tells a side |
 | overlap | half a window, weighted by a Gaussian |
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,16 @@ def gpu_budget(memory_bytes: int) -> Budget:
     return Budget("cuda", int(128**3 * share), 2, 32, 320, 6)
 
 
+def strided(budget: Budget) -> Budget:
+    """What a budget buys where no convolution is at full resolution."""
+    return replace(
+        budget,
+        patch_voxels=3 * budget.patch_voxels,
+        batch=max(1, budget.batch // 2),
+        width=min(32, 2 * budget.width),
+    )
+
+
 @dataclass(frozen=True)
 class Plan:
     """All choices of a training; JSON that a person may edit and give again with `--plan`.
@@ -119,14 +130,14 @@ class Plan:
 
 
 def make_plan(
-    fingerprint: Fingerprint, budget: Budget = CPU_BUDGET, network: str = "DynUNet", *, bfloat16: bool = False
+    fingerprint: Fingerprint, budget: Budget = CPU_BUDGET, network: str = "auto", *, bfloat16: bool = False
 ) -> Plan:
     """Plan a training.
 
     Args:
         fingerprint: of the dataset.
         budget: what may be spent.
-        network: one of `NETWORKS`.
+        network: one of `NETWORKS`, or `"auto"`.
         bfloat16: whether the device multiplies in half precision faster than in full.
 
     Raises:
@@ -134,6 +145,10 @@ def make_plan(
     """
     if fingerprint.object_diameter_mm:
         return _plan_objects(fingerprint, bfloat16=bfloat16)
+    if network == "auto":
+        network = "UNet" if budget.device == "cpu" else "DynUNet"
+    if network == "UNet":
+        budget = strided(budget)
     spacing = target_spacing(fingerprint.spacings_mm)
     spacing = _affordable(fingerprint, spacing, budget)
     patch = patch_shape(median_shape(fingerprint, spacing), budget.patch_voxels)
@@ -162,7 +177,7 @@ def _plan_objects(fingerprint: Fingerprint, *, bfloat16: bool) -> Plan:
     strides = [(1, 1, 1), (1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
     plan = (strides, [(3, 3, 3)] * 5, [16, 32, 48, 64, 64])
     return Plan(
-        network=network_arguments("UNet", (1, 2), plan) | {"num_res_units": 0, "norm": "batch"},
+        network=network_arguments("UNet", (1, 2), plan) | {"norm": "batch"},
         orientation=None,
         spacing_mm=(spacing, spacing, spacing),
         patch=(48, 48, 48),

@@ -79,7 +79,7 @@ class PlanTask:
             self.watch.cancel.check()
         self.watch.progress(Progress("train", step, self.plan.steps))
         chance = np.random.default_rng([self.seed, step])
-        drawn = [self._draw(number, chance) for number in range(self.plan.batch)]
+        drawn = [self._draw(chance) for _ in range(self.plan.batch)]
         image = torch.stack([one[0] for one in drawn]).to(memory_format=torch.channels_last_3d)
         target = torch.stack([one[1] for one in drawn])
         depth = torch.stack([one[2] for one in drawn]) if self.plan.has_objects else None
@@ -109,12 +109,12 @@ class PlanTask:
         cases = self.held_out[: most or None]
         return score_cases(model, self.dataset, cases, overlap, self.watch)
 
-    def _draw(self, number: int, chance: np.random.Generator) -> Patch:
+    def _draw(self, chance: np.random.Generator) -> Patch:
         """One patch: image, target, depth; a case that can no longer be read is set aside."""
         while True:
             place = self.prepared[int(chance.integers(len(self.prepared)))]
             try:
-                return self._patch(load_sample(place), number, chance)
+                return self._patch(load_sample(place), chance)
             except ReadError as error:
                 self.prepared.remove(place)
                 name = self.dataset.cases[int(place.name)].name
@@ -122,10 +122,10 @@ class PlanTask:
                 if not self.prepared:
                     raise
 
-    def _patch(self, sample: Sample, number: int, chance: np.random.Generator) -> Patch:
+    def _patch(self, sample: Sample, chance: np.random.Generator) -> Patch:
         plan, shape = self.plan, self.plan.patch
         matrix = random_matrix(self.how, chance)
-        middle = _middle(sample, shape, chance, centred=number < plan.batch * plan.foreground_share)
+        middle = _middle(sample, shape, chance, plan.foreground_share)
         part, place = cut(sample.image, middle, matrix, shape)
         if not np.isfinite(part).all():
             raise ReadError("CASE_LOST", "expected finite numbers in a prepared case, got others")
@@ -149,14 +149,14 @@ class PlanTask:
 
 
 def _middle(
-    sample: Sample, shape: Sequence[int], chance: np.random.Generator, *, centred: bool
+    sample: Sample, shape: Sequence[int], chance: np.random.Generator, foreground_share: float
 ) -> tuple[int, int, int]:
     """The voxel in the middle of a patch: of a class, or anywhere where the patch lies inside."""
     low = [min(n // 2, size // 2) for n, size in zip(shape, sample.target.shape, strict=True)]
     high = [max(a, size - n + a) for a, n, size in zip(low, shape, sample.target.shape, strict=True)]
     anywhere = chance.integers(low, np.array(high) + 1)
-    which, share = chance.integers(2**31, size=2)
-    if centred and sample.places:
+    which, where = chance.integers(2**31, size=2)
+    if chance.random() < foreground_share and sample.places:
         voxels = sample.places[int(which) % len(sample.places)]
-        anywhere = voxels[int(share) % len(voxels)]
+        anywhere = voxels[int(where) % len(voxels)]
     return int(anywhere[0]), int(anywhere[1]), int(anywhere[2])

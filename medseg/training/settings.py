@@ -77,7 +77,11 @@ class TrainingSettings:
         },
     )
     network: str = field(
-        default="DynUNet", metadata={"help": "network of the plan", "choices": NETWORK_NAMES}
+        default="auto",
+        metadata={
+            "help": "network of the plan; auto takes UNet on a cpu, DynUNet elsewhere",
+            "choices": ("auto", *NETWORK_NAMES),
+        },
     )
     plan: str = field(
         default="",

@@ -49,7 +49,7 @@ from medseg.training.scoring import Scored, Watch, class_means
 from medseg.training.settings import TrainingSettings
 from medseg.training.start import Start, read_start
 from medseg.training.training_report import Story, write_training_report
-from medseg.training.workplace import threads, workplace
+from medseg.training.workplace import require_new, threads, workplace
 
 MOST_TOLD = 40
 """Faults that an error spells out."""
@@ -156,6 +156,7 @@ def train(
         CancelledError: a stop was asked for; the same call goes on.
     """
     settings, folder = settings or TrainingSettings(), Path(folder)
+    require_new(folder)  # before hours are spent
     watch = Watch(progress, cancel, tell)
     device = choose_device(settings.device)
     before = None if start is None else read_start(start, device)
@@ -221,10 +222,12 @@ def _sound(checked: CheckedDataset, settings: TrainingSettings, watch: Watch) ->
     Raises:
         VolumeError: `DATASET_FAULTS`.
     """
-    for fault in checked.faults:
-        watch.tell(fault.words)
     fatal = [fault for fault in checked.grave if not fault.case or not settings.skip_faulty]
-    if not fatal and checked.cases:
+    is_sound = not fatal and bool(checked.cases)
+    for fault in checked.faults:
+        if is_sound or not fault.is_grave:
+            watch.tell(fault.words)
+    if is_sound:
         return checked
     told = "".join(f"\n  {fault.words}" for fault in checked.grave[:MOST_TOLD])
     more = len(checked.grave) - MOST_TOLD

@@ -22,8 +22,7 @@ def workplace(folder: Path, words: str) -> Path:
         WriteError: `OUTPUT_EXISTS`, `NOT_WRITABLE`.
         ReadError: `TRAINING_CHANGED`, another training has begun there.
     """
-    if folder.exists():
-        raise WriteError("OUTPUT_EXISTS", f"expected a new folder, got {folder.name!r}; choose another name")
+    require_new(folder)
     partial = folder.with_name(folder.name + ".partial")
     begun = partial / "begun_with.json"
     try:
@@ -42,6 +41,16 @@ def workplace(folder: Path, words: str) -> Path:
             "call that began it, or remove the folder",
         )
     return partial
+
+
+def require_new(folder: Path) -> None:
+    """Return if nothing is there yet.
+
+    Raises:
+        WriteError: `OUTPUT_EXISTS`.
+    """
+    if folder.exists():
+        raise WriteError("OUTPUT_EXISTS", f"expected a new folder, got {folder.name!r}; choose another name")
 
 
 @contextmanager

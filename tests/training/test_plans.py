@@ -76,7 +76,9 @@ def test_every_network_of_a_plan_answers_its_patch(fingerprint: Fingerprint, net
     if network == "SwinUNETR":
         pytest.importorskip("einops")
     plan = make_plan(fingerprint, CPU_BUDGET, network)
-    assert math.prod(plan.patch) <= 2.5 * CPU_BUDGET.patch_voxels  # sides are rounded
+    assert (
+        math.prod(plan.patch) <= (4 if network == "UNet" else 2.5) * CPU_BUDGET.patch_voxels
+    )  # sides are rounded
     with torch.no_grad():
         made = training_network(plan).eval().to("meta")
         assert made(torch.zeros(1, 1, *plan.patch, device="meta")).shape == (1, 2, *plan.patch)
@@ -92,9 +94,8 @@ def test_a_plan_for_ct_clips_and_one_for_mr_standardises_each_image() -> None:
 
 def test_a_cpu_sees_coarser_voxels_than_a_gpu_but_never_too_coarse_for_the_class() -> None:
     cpu, gpu = make_plan(ABDOMEN), make_plan(ABDOMEN, gpu_budget(80 * 2**30))
-    assert gpu.spacing_mm == pytest.approx((0.8, 0.8, 2.5)) or min(gpu.spacing_mm) < min(cpu.spacing_mm)
-    assert math.prod(gpu.patch) > 5 * math.prod(cpu.patch)
-    assert cpu.spacing_mm[0] > 1.5
+    assert math.prod(gpu.patch) > 4 * math.prod(cpu.patch)
+    assert cpu.spacing_mm[0] > 1.25 * gpu.spacing_mm[0] >= 1.25 * 0.8
     small = replace(ABDOMEN, classes=(replace(LIVER, median_volume_mm3=500.0),))
     assert make_plan(small).spacing_mm == pytest.approx((0.8, 0.8, 2.5))
 

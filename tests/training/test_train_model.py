@@ -35,7 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(dataset: Path) -> Trained:
-    settings = TrainingSettings(steps=180, threads=1, device="cpu", patience=0)
+    settings = TrainingSettings(steps=100, threads=1, device="cpu", patience=0)
     return train(dataset, dataset.parent / "learned", settings)
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_checkpoint_is_named(dataset: Path, tmp_path: Path) -> None:
 
 def test_the_plan_and_the_fingerprint_stay_with_the_model(learned: Trained) -> None:
     configs = learned.folder / "configs"
-    assert json.loads((configs / "plan.json").read_text())["steps"] == 180
+    assert json.loads((configs / "plan.json").read_text())["steps"] == 100
     assert json.loads((configs / "fingerprint.json").read_text())["cases"] == 6
     rows = read_log(learned.folder / "docs" / "log_0.csv")
     assert np.diff([row["step"] for row in rows]).min() > 0
