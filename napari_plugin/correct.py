@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ class CorrectPanel(Panel):
         self.recovery = RecoveryBox(self.autosave, self.say)
         self.chosen = TargetBox(self)
         self._revision = 0
+        self._bound: weakref.WeakSet[Labels] = weakref.WeakSet()
         self._lay_out()
         self._connect()
         self._update_buttons()
@@ -133,23 +135,38 @@ class CorrectPanel(Panel):
         viewer.mouse_drag_callbacks.append(on_click(self.clicked))
         viewer.mouse_move_callbacks.append(self._moved)
         self._bind_undo(viewer)
-        viewer.bind_key("Enter", lambda _viewer: self.enter(), overwrite=True)
-        viewer.bind_key("Escape", lambda _viewer: self.cancel_preview(), overwrite=True)
+        self._bind_ends(viewer)
 
     def _retarget(self) -> None:
         """Let the tool work on what is chosen now."""
-        layer = self.chosen.layer
-        if layer is not None:
-            self._bind_undo(layer)
         if self.tool is not None and not self.chosen.missing():
             tool = self.tool
             self.attempt(lambda: tool.begin(self.chosen.target()))
+        self._bind_layers()
         self._update_buttons()
 
     def _bind_undo(self, place: Any) -> None:
         """One Ctrl+Z for strokes and tools: napari's own knows of strokes alone."""
         place.bind_key("Control-Z", lambda _place: self.undo(), overwrite=True)
         place.bind_key("Control-Shift-Z", lambda _place: self.redo(), overwrite=True)
+
+    def _bind_ends(self, place: Any) -> None:
+        """Enter applies, Esc cancels; while a polygon is drawn both belong to napari."""
+        is_taken = str(getattr(place, "mode", "")) == "polygon"
+        place.bind_key("Enter", None if is_taken else lambda _place: self.enter(), overwrite=True)
+        place.bind_key("Escape", None if is_taken else lambda _place: self.cancel_preview(), overwrite=True)
+
+    def _bind_layers(self) -> None:
+        """A labels layer hears keys before the viewer does, so each is told of them."""
+        layer = self.chosen.layer
+        if layer is not None:
+            self._bind_undo(layer)
+        for one in self.viewer.layers:
+            if hasattr(one, "selected_label"):
+                self._bind_ends(one)
+                if one not in self._bound:
+                    self._bound.add(one)
+                    one.events.mode.connect(lambda event: self._bind_ends(event.source))
 
     def _labels_changed(self) -> None:
         self._revision += 1
@@ -254,6 +271,7 @@ class CorrectPanel(Panel):
                 metadata={PREVIEW: True},
             )
             self.viewer.layers.selection.active = active
+            self._bind_layers()
         else:
             layer.data = drawing.numbers
             if not np.array_equal(layer.translate, corner):

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("napari", reason="napari is not installed")
 
 from phantoms import Sphere, label_map
+from qtpy.QtCore import Qt
 
 from medseg import Geometry, InstanceVolume, LabelVolume, Proposal, Volume
 from napari_plugin.correct import CorrectPanel
@@ -150,6 +151,32 @@ def test_click_grow_apply_undo(desk: Desk) -> None:
     desk.panel.redo()
     assert dice(desk.array == 2, spleen()) > 0.97
     assert isinstance(tool, GrowTool)
+
+
+def test_real_keys_and_a_real_click(desk: Desk) -> None:
+    """As the window hands them on: Esc cancels, Return applies, Ctrl+Z undoes."""
+    desk.viewer.window.show()
+    canvas = desk.viewer.window._qt_window._qt_viewer.canvas.native
+    desk.viewer.dims.point = desk.position(34, 22, 12)
+    desk.viewer.scene.camera.center = desk.position(34, 22, 12)
+    desk.take(GROW)
+    before = desk.array.copy()
+    for key, applies in ((Qt.Key.Key_Escape, False), (Qt.Key.Key_Return, True)):
+        desk.qtbot.mouseMove(canvas, canvas.rect().center())
+        desk.qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=canvas.rect().center())
+        desk.settle()
+        assert desk.shows("Preview")
+        desk.qtbot.keyClick(canvas, key)
+        desk.settle()
+        assert not desk.shows("Preview")
+        assert (dice(desk.array == 2, spleen()) > 0.97) == applies
+    desk.qtbot.keyClick(canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert np.array_equal(desk.array, before)
+    desk.labels.mode = "polygon"  # whose own Enter and Esc stay napari's
+    desk.qtbot.keyClick(canvas, Qt.Key.Key_Escape)
+    desk.labels.mode = "pan_zoom"
+    desk.qtbot.keyClick(canvas, Qt.Key.Key_Escape)
+    assert "Nothing was changed" in desk.panel.said.text()
 
 
 def test_the_slider_is_live(desk: Desk) -> None:
