@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,10 +109,19 @@ def list_dataset(path: str | Path) -> Dataset:
     found = _from_list(path) if path.is_file() else _from_folder(path)
     if not found.cases and not found.faults:
         raise _not_a_dataset()
-    cases = tuple(sorted(found.cases, key=lambda case: case.name))
+    cases = tuple(sorted(_told_apart(found.cases), key=lambda case: case.name))
     twice = sorted({a.name for a, b in itertools.pairwise(cases) if a.name == b.name})
     faults = tuple(Fault("NAME_TWICE", f"expected every name once, got {name} twice", name) for name in twice)
     return replace(found, cases=cases, faults=found.faults + faults)
+
+
+def _told_apart(cases: Sequence[Case]) -> list[Case]:
+    """Cases whose names differ: a list may hold `p1/image.nii.gz` and `p2/image.nii.gz`."""
+    names = Counter(case.name for case in cases)
+    paths = {case: case.images[0].with_name(case.name).parts for case in cases if names[case.name] > 1}
+    columns = zip(*paths.values(), strict=False)
+    shared = len([*itertools.takewhile(lambda column: len({*column}) == 1, columns)])
+    return [replace(case, name="_".join(paths.get(case, ())[shared:]) or case.name) for case in cases]
 
 
 def _not_a_dataset() -> ReadError:
@@ -181,7 +191,7 @@ def _stem(path: Path) -> str | None:
 
 def _from_list(path: Path) -> Dataset:
     if path.suffix.lower() == ".csv":
-        return _from_rows(_rows(path), path.parent)
+        return _from_rows(_rows(path), path)
     about = _parsed(path)
     if not isinstance(about.get("training"), list):
         raise _bad_list(path, "a list under training")
@@ -194,6 +204,8 @@ def _from_list(path: Path) -> Dataset:
         if not isinstance(entry, Mapping) or "image" not in entry:
             raise _bad_list(path, "an image in every entry")
         images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+        if not images:
+            raise _bad_list(path, "an image in every entry")
         if "label" not in entry:
             faults.append(_without_label(str(images[0])))
             continue
@@ -224,14 +236,14 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         yield {(key or "").strip().lower(): (value or "").strip() for key, value in row.items() if key}
 
 
-def _from_rows(rows: Iterator[dict[str, str]], folder: Path) -> Dataset:
+def _from_rows(rows: Iterator[dict[str, str]], path: Path) -> Dataset:
     cases, faults = [], []
     channels: tuple[str, ...] = ()
     for row in rows:
         channels = tuple(key for key in row if key not in _NOT_IMAGES)
         images = [row[key] for key in channels if row[key]]
         if not images or "label" not in row:
-            raise _bad_list(Path("table.csv"), "a column label and at least one of images, filled in")
+            raise _bad_list(path, "a column label and at least one of images, filled in")
         if not row["label"]:
             faults.append(_without_label(images[0]))
             continue
@@ -239,7 +251,7 @@ def _from_rows(rows: Iterator[dict[str, str]], folder: Path) -> Dataset:
         number = int(fold) if fold.isdigit() else {"training": -1, "train": -1}.get(fold.lower())
         held_out = fold.lower() in ("validation", "val", "valid", "test")
         name = row.get("name") or row.get("case") or None
-        cases.append(_listed(folder, name, images, row["label"], 0 if held_out else number))
+        cases.append(_listed(path.parent, name, images, row["label"], 0 if held_out else number))
     return Dataset(tuple(cases), {}, channels if len(channels) > 1 else (), tuple(faults))
 
 

@@ -156,7 +156,9 @@ def train(
         CancelledError: a stop was asked for; the same call goes on.
     """
     settings, folder = settings or TrainingSettings(), Path(folder)
-    require_new(folder)  # before hours are spent
+    require_new(folder)  # what is wrong with the call is told before hours are spent
+    if settings.plan:
+        read_plan(Path(settings.plan))
     watch = Watch(progress, cancel, tell)
     device = choose_device(settings.device)
     before = None if start is None else read_start(start, device)
@@ -243,7 +245,7 @@ def _words(checked: CheckedDataset, settings: TrainingSettings, start: Start | N
     """Everything that decides what a training gives."""
     digests = [f"{one.name} {one.image_sha256} {one.label_sha256} {one.fold}" for one in checked.facts]
     data = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    given = Path(settings.plan).read_text(encoding="utf-8") if settings.plan else ""
+    given = asdict(read_plan(Path(settings.plan))) if settings.plan else {}
     classes = {str(i): name for i, name in checked.class_names.items()}
     from_model = {} if start is None else {"start": start.words}
     return json.dumps(

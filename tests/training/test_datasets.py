@@ -132,7 +132,31 @@ def test_series_of_dicom_slices_with_structure_sets_and_segmentations(
     assert names is None or set(found.class_names.values()) == names
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"training": [{"label": "x"}]}', '{"training": 3}'])
+def test_cases_of_one_file_name_are_told_apart_by_their_folders(folder: Path) -> None:
+    for number in range(3):
+        place = folder / "study" / f"p{number}"
+        place.mkdir(parents=True)
+        shutil.copy(image(folder, number), place / "image.nii.gz")
+        shutil.copy(label(folder, number), place / "label.nii.gz")
+    rows = [f"study/p{n}/image.nii.gz,study/p{n}/label.nii.gz" for n in range(3)]
+    (folder / "table.csv").write_text("\n".join(["image,label", *rows]))
+    found = checked(folder / "table.csv")
+    assert [case.name for case in found.cases] == ["p0_image", "p1_image", "p2_image"]
+    assert not found.faults
+    (folder / "table.csv").write_text("\n".join(["image,label", rows[0], rows[0]]))
+    assert "NAME_TWICE" in codes(checked(folder / "table.csv"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"training": [{"image": [], "label": "x"}]}',
+        '{"training": [{"label": "x"}]}',
+        '{"training": 3}',
+    ],
+)
 def test_a_damaged_list_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "list.json").write_text(content)
     with pytest.raises(ReadError) as caught:
