@@ -122,7 +122,8 @@ def _learn(dataset: Path, output: Path, settings: TrainingSettings, start: str |
         return
     if done.scores:
         rows = [[name, f"{score:.3f}"] for name, score in done.scores.items()]
-        print_table(f"Held-out cases: {done.held_out}", ["class", "Dice"], rows, numbers=(1,))
+        figure = "F1" if "F1" in done.scores else "Dice"
+        print_table(f"Held-out cases: {done.held_out}", ["class", figure], rows, numbers=(1,))
     else:
         say("note: no case was held out, so nobody knows how well the model works")
     say(f"written: {done.folder}; use it with --model {done.folder}")
