@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.components import ViewerModel
@@ -15,6 +16,8 @@ from napari_plugin.layers import origin_of
 from napari_plugin.views import PLANES, hold_heads_up, show_plane
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari import Viewer
     from napari.layers import Layer
     from qtpy.QtGui import QCloseEvent
@@ -38,11 +41,11 @@ class Planes(QWidget):
         super().__init__()
         self._viewer = viewer
         self.models = [ViewerModel() for _ in range(2)]
-        self._views = [QtViewer(model) for model in self.models]
+        self.views = [QtViewer(model) for model in self.models]
         self._copies: list[dict[Layer, Layer]] = [{}, {}]
         box = QHBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        for view in self._views:
+        for view in self.views:
             view.setMinimumSize(220, 220)
             box.addWidget(view)
         self._later = QTimer(self)
@@ -52,21 +55,22 @@ class Planes(QWidget):
         for model in self.models:
             hold_heads_up(model)
             model.mouse_drag_callbacks.append(on_click(self._go))
+        self._listeners: list[tuple[Any, Callable[[Any], None]]] = []
         for layer in viewer.layers:
             self._add(layer)
-        self._listeners = (
-            (viewer.layers.events.inserted, self._inserted),
-            (viewer.layers.events.removed, self._removed),
-            (viewer.dims.events.point, self._follow),
-            (viewer.dims.events.order, self._turn),
-        )
-        for event, listener in self._listeners:
-            event.connect(listener)
+        self._listen(viewer.layers.events.inserted, self._inserted)
+        self._listen(viewer.layers.events.removed, self._removed)
+        self._listen(viewer.dims.events.point, self._follow)
+        self._listen(viewer.dims.events.order, self._turn)
         self._turn()
         self._fit = QTimer(self)  # once the sizes of the views are known
         self._fit.setSingleShot(True)
         self._fit.timeout.connect(self._turn)
         self._fit.start(_FIT_MS)
+
+    def _listen(self, source: Any, listener: Callable[[Any], None]) -> None:
+        source.connect(listener)
+        self._listeners.append((source, listener))
 
     def _inserted(self, event: Any) -> None:
         self._add(event.value)
@@ -77,15 +81,17 @@ class Planes(QWidget):
             return
         for model, copies in zip(self.models, self._copies, strict=True):
             copies[layer] = model.add_layer(_copy(layer))
-        for name in FOLLOWED:
+        for name in (*FOLLOWED, "data"):
             if hasattr(layer.events, name):
-                getattr(layer.events, name).connect(lambda _, layer=layer, name=name: self._take(layer, name))
-        layer.events.data.connect(lambda _, layer=layer: self._take(layer, "data"))
+                self._listen(getattr(layer.events, name), partial(self._take, layer, name))
         if isinstance(layer, Labels):
-            layer.events.set_data.connect(lambda _: self._later.start())
-            layer.events.paint.connect(lambda _: self._later.start())
+            self._listen(layer.events.set_data, self._refresh_soon)
+            self._listen(layer.events.paint, self._refresh_soon)
 
-    def _take(self, layer: Layer, name: str) -> None:
+    def _refresh_soon(self, _event: Any = None) -> None:
+        self._later.start()
+
+    def _take(self, layer: Layer, name: str, _event: Any = None) -> None:
         for copies in self._copies:
             if layer in copies:
                 setattr(copies[layer], name, getattr(layer, name))
@@ -131,7 +137,7 @@ class Planes(QWidget):
         self._fit.stop()
         for source, listener in self._listeners:
             source.disconnect(listener)
-        for view in self._views:
+        for view in self.views:
             view.close()
         super().closeEvent(event)
 

@@ -17,13 +17,14 @@ from napari_plugin.views import hold_heads_up
 
 if TYPE_CHECKING:
     from napari import Viewer
-    from qtpy.QtGui import QCloseEvent
+    from qtpy.QtGui import QCloseEvent, QShowEvent
 
 CANCEL = "Cancel"
 CANCELLING = "Cancelling…"
 ANSWER_MS = 700
 """A job that has not stopped by then, such as one within a long window, stops behind the scenes."""
 
+_AROUND_WORDS = 10
 _WAIT_AT_CLOSE_S = 3.0
 _LOOK_EVERY_S = 0.05
 
@@ -54,6 +55,12 @@ class Button(QPushButton):
         super().setText(f"{words}  ({self._keys})" if self._keys else words)
         if self._keys:
             self.setShortcut(QKeySequence(self._keys))
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Never be narrower than the words, in the font that the window has given it by now."""
+        words = self.fontMetrics().horizontalAdvance(super().text())
+        self.setMinimumWidth(words + _AROUND_WORDS)
+        super().showEvent(event)
 
     def text(self) -> str:
         """The words, without the key."""
