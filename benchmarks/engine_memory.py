@@ -3,7 +3,8 @@
 `body`: a whole body, 512 x 512 x 600 voxels of 0.9 x 0.9 x 1.5 mm, 117 classes at 1.5 mm, a network of
 almost no arithmetic with a 1x1x1 head; then half the slices, then a third of the classes. What grows with
 the slices are scan, prepared image and labels, a few bytes per voxel; slab and network do not.
-`--network plain`: the first of these with nnU-Net's PlainConvUNet in windows of 128^3 (half an hour).
+`--network plain`: the first of these with nnU-Net's PlainConvUNet in windows of 128^3 (half an
+hour; `--slices 200` shows the same).
 `parts`: the same body and 117 classes in five parts without a common head, within 8 GB.
 `flat`: 25 classes, 256 x 256 x 192 voxels and twice as many, beside MONAI with the same network, whose
 scores of the whole volume double.
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--case", choices=("body", "parts", "flat"), action="append")
     parser.add_argument("--backend", default="torch")
+    parser.add_argument("--slices", type=int, default=600, help="of the body")
     parser.add_argument("--network", choices=("tiny", "plain"), default="tiny")
     choice = parser.parse_args()
     print(
@@ -63,7 +65,7 @@ def main() -> None:
         f"{'planned':>10}{'ratio':>8}"
     )
     if "body" in (choice.case or ["body"]):
-        cases = ((600, 117), (300, 117), (600, 39))
+        cases = ((choice.slices, 117), (choice.slices // 2, 117), (choice.slices, 39))
         for slices, classes in cases if choice.network == "tiny" else cases[:1]:
             job = job_of((512, 512, slices), classes, choice) | BODY
             tell("body", job, run(job))

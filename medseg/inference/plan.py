@@ -10,6 +10,7 @@ from medseg.errors import DeviceMemoryError, ModelError
 from medseg.geometry import Geometry
 from medseg.inference.answer import Parts, mirrored_axes, model_parts
 from medseg.inference.backends.choose import PLAIN, BackendChoice, choose_backend
+from medseg.inference.backends.openvino_backend import is_compiled
 from medseg.inference.home import CHUNK_BYTES, label_type
 from medseg.inference.memory import activation_bytes, resident_bytes
 from medseg.inference.settings import InferenceSettings
@@ -39,6 +40,9 @@ GIGABYTE = 1e9
 
 RUNTIME_BYTES = 60_000_000
 """Code and thread memory that torch loads with its first convolution; measured."""
+
+OPENVINO_BYTES = 200_000_000
+"""What OpenVINO takes with its first network, beside twice the weights; measured."""
 
 
 @dataclass(frozen=True)
@@ -219,10 +223,12 @@ def _plane_voxels(plan: InferencePlan) -> int:
 
 def _network_bytes(plan: InferencePlan, card: Card, parts: Parts, settings: InferenceSettings) -> int:
     size = plan.windows.size
+    is_torch = plan.backend.backend == "torch"
+    reordered = is_torch and plan.device == "cpu"  # OpenVINO keeps one layout
+    new = [module for module in parts.modules if is_torch or not is_compiled(module)]
     try:
         most = max(
-            activation_bytes(module, card.in_channels, size, reordered=plan.device == "cpu")
-            for module in parts.modules
+            (activation_bytes(one, card.in_channels, size, reordered=reordered) for one in new), default=0
         )
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(
@@ -230,6 +236,9 @@ def _network_bytes(plan: InferencePlan, card: Card, parts: Parts, settings: Infe
             f"expected a network that takes windows of {size} voxels, got an error ({error}); "
             "repair roi_size or the network's arguments",
         ) from error
+    if new and not is_torch:
+        weights = sum(w.numel() * w.element_size() for module in new for w in module.parameters())
+        most += OPENVINO_BYTES + 2 * weights
     passes = len(parts.modules) * len(mirrored_axes(card, mirror=settings.mirror))
     kept = 1 if passes == 1 else 3  # the answer to an empty window; the average; a mirrored answer
     return most + kept * parts.channels * math.prod(size) * FLOAT_BYTES

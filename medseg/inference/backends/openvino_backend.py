@@ -209,6 +209,11 @@ def openvino_predictor(
     return predictor
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module's compiled network and its working memory are in this process already."""
+    return bool(_KEPT.get(module))
+
+
 def forget_compiled(module: nn.Module) -> None:
     """Free what is kept for a module."""
     _KEPT.pop(module, None)
