@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from napari import Viewer
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.qt import QtViewer
@@ -13,12 +14,11 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 
 from napari_plugin.canvas import on_click
 from napari_plugin.layers import origin_of
-from napari_plugin.views import PLANES, hold_heads_up, show_plane
+from napari_plugin.views import PLANES, hold_heads_up, show_plane, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari import Viewer
     from napari.layers import Layer
     from qtpy.QtGui import QCloseEvent
 
@@ -158,6 +158,7 @@ def toggle_planes(viewer: Viewer) -> Planes | None:
     Returns:
         What was opened; None where it was closed.
     """
+    viewer = unwrapped(viewer)
     for name, dock in viewer.window.dock_widgets.items():
         if name == NAME:
             viewer.window.remove_dock_widget(dock)

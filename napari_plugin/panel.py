@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton, QVBo
 from medseg import CancelToken, MedsegError, Progress
 from napari_plugin.jobs import Ended, Job, Work, failure
 from napari_plugin.latest import Latest
-from napari_plugin.views import hold_heads_up
+from napari_plugin.views import hold_heads_up, unwrapped
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -85,8 +85,8 @@ class Panel(QWidget):
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
-        hold_heads_up(viewer)
-        self.viewer = viewer
+        self.viewer = unwrapped(viewer)
+        hold_heads_up(self.viewer)
         self.job: Job | None = None
         self.said = QLabel()
         self.said.setWordWrap(True)

@@ -23,6 +23,12 @@ _HELD: list[weakref.ref[Any]] = []
 """Viewers that are held heads up."""
 
 
+def unwrapped(viewer: Viewer) -> Viewer:
+    """The viewer itself: plugins are handed a proxy, whose layers are other objects at each access."""
+    bare: Viewer = getattr(viewer, "__wrapped__", viewer)
+    return bare
+
+
 def show_plane(viewer: Viewer | ViewerModel, plane: str) -> None:
     """Show one plane, heads up.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from phantoms import Sphere, label_map
 from qtpy.QtCore import Qt
 
 from medseg import Geometry, InstanceVolume, LabelSet, LabelVolume, Volume, measure_regions
+from napari_plugin.history import history_of
 from napari_plugin.layers import labels_layer, labels_of, position_of
 from napari_plugin.object_table import COLUMNS, LOCK, NAME, SHOW
 from napari_plugin.objects import ObjectsPanel
@@ -276,3 +278,26 @@ def test_thousands_of_objects_open_and_are_reached_at_once(
         assert layer.selected_label == regions[row].id
     assert time.process_time() - began < 5
     settle(qtbot, panel)
+
+
+def test_napari_hands_plugins_a_proxy_and_corrections_survive_it(
+    make_napari_viewer_proxy: MakeViewer, qtbot: Any
+) -> None:
+    """A proxy makes its layers anew at each access: what hangs on one of them would be lost."""
+    viewer = make_napari_viewer_proxy()
+    data, words, _ = labels_layer(organs(), "organs")
+    viewer.add_labels(data, **words)
+    panel = ObjectsPanel(viewer)
+    panel.measure()
+    settle(qtbot, panel)
+    before = array_of(panel)
+    select(panel, 2)
+    panel.delete()
+    settle(qtbot, panel)
+    gc.collect()
+    panel.layers.setCurrentText("organs")
+    assert panel.history is not None
+    assert panel.history is history_of(panel.viewer.layers["organs"])
+    panel.undo()
+    settle(qtbot, panel)
+    assert np.array_equal(array_of(panel), before)
