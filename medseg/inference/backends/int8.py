@@ -47,6 +47,12 @@ LEAST_DICE = 0.995
 
 CALIBRATION_WINDOWS = 6
 HELD_BACK_WINDOWS = 3
+_EIGHT_BITS = frozenset({
+    "Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul",
+})  # fmt: skip
+"""What is done in int8. Skips, norms and activations are not: they take little time, and in int8 they are
+what moves labels (`docs/backends.md` has figures)."""
+
 _PLACES = 4
 """Places along an axis at which windows are looked for."""
 
@@ -214,7 +220,7 @@ def _int8_model(subject: Subject, windows: Sequence[Tensor], cache: NetworkCache
 
 
 def quantise(model: Any, windows: Sequence[Tensor]) -> Any:
-    """Quantise an OpenVINO model with NNCF.
+    """Quantise the convolutions and products of an OpenVINO model with NNCF.
 
     Args:
         model: static shape, float32.
@@ -233,6 +239,7 @@ def quantise(model: Any, windows: Sequence[Tensor]) -> Any:
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    others = sorted({node.get_type_name() for node in model.get_ordered_ops()} - _EIGHT_BITS)
     failures = (RuntimeError, ValueError, TypeError, nncf.errors.ValidationError, nncf.errors.InternalError)
     try:
         # NNCF draws bars on standard output, where a command may print its one JSON object.
@@ -243,6 +250,7 @@ def quantise(model: Any, windows: Sequence[Tensor]) -> Any:
                 preset=nncf.QuantizationPreset.MIXED,
                 target_device=nncf.TargetDevice.CPU,
                 subset_size=len(windows),
+                ignored_scope=nncf.IgnoredScope(types=others, validate=False),
             )
     except failures as error:
         raise ModelError(
