@@ -80,7 +80,7 @@ class CorrectPanel(Panel):
         self.held: tuple[Asked, Drawn] | None = None
         self.preview_layer: Labels | None = None
         self.previews, self.applying = self.latest(), self.latest()
-        self.autosave = Autosave(napari_viewer, self)
+        self.autosave = Autosave(self.viewer, self)
         self.recovery = RecoveryBox(self.autosave, self.say)
         self.chosen = TargetBox(self)
         self._revision = 0
