@@ -28,10 +28,11 @@ def _dyn_unet(levels: Levels) -> dict[str, Any]:
 
 
 def _unet(levels: Levels) -> dict[str, Any]:
+    """One convolution a level; the bottom has as many features as the level above it."""
     strides, _, features = levels
     return {
-        "channels": list(features),
-        "strides": [list(stride) if len(set(stride)) > 1 else stride[0] for stride in strides[1:]],
+        "channels": [*features, features[-1]],
+        "strides": [list(stride) if len(set(stride)) > 1 else stride[0] for stride in strides],
         "num_res_units": 0,
         "norm": "instance",
     }
