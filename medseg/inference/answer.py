@@ -246,7 +246,8 @@ def check_finite(values: Tensor, where: str) -> None:
     if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
         raise ModelError(
             "NETWORK_NAN",
-            f"expected finite scores, got NaN or infinity {where}; the weights or the intensities are unfit",
+            f"expected finite scores, got NaN or infinity {where}; look at the scan's values, or install "
+            "the model again",
         )
 
 
