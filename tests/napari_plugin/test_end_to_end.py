@@ -109,6 +109,7 @@ def painted_only_by_hand(labels: LabelVolume, before: LabelVolume) -> int:
     return int((labels.array != before.array).sum())
 
 
+@pytest.mark.timeout(900)  # half a minute on two free cores, minutes on busy ones
 def test_from_a_folder_to_files_that_read_back_equal(
     make_napari_viewer: MakeViewer, qtbot: Any, tmp_path: Path
 ) -> None:
