@@ -63,16 +63,17 @@ def test_a_trained_model_segments(dataset: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("words", "code", "exit_code"),
     [
-        (["train", "DATA", "--from", "no-such-model", "-o", "OUT"], "UNKNOWN_MODEL"),
-        (["train", "DATA/images", "--from", "START", "-o", "OUT"], "NOT_A_DATASET"),
-        (["train", "DATA", "--from", "START", "-o", "DATA"], "OUTPUT_EXISTS"),
-        (["train", "DATA", "--from", "brain-mri", "-o", "OUT"], "NO_OBJECTS_LEARNED"),
+        (["train", "DATA", "--from", "no-such-model", "-o", "OUT"], "UNKNOWN_MODEL", 1),
+        (["train", "DATA/images", "--from", "START", "-o", "OUT"], "NOT_A_DATASET", 1),
+        (["train", "DATA", "--from", "START", "-o", "DATA"], "OUTPUT_EXISTS", 1),
+        (["train", "-o", "OUT"], "DATASET_NEEDED", 2),
+        (["train", "--recipe", "nuclei", "--from", "START", "-o", "OUT"], "BAD_SETTING", 2),
     ],
 )
 def test_what_is_wrong_is_told(
-    dataset: Path, words: list[str], code: str, capsys: pytest.CaptureFixture[str]
+    dataset: Path, words: list[str], code: str, exit_code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {
         "DATA": str(dataset),
@@ -80,5 +81,5 @@ def test_what_is_wrong_is_told(
         "OUT": str(dataset.parent / "out"),
     }
     places["DATA/images"] = str(dataset / "images")
-    assert run([places.get(word, word) for word in words]) == 1
+    assert run([places.get(word, word) for word in words]) == exit_code
     assert f"error [{code}]" in capsys.readouterr().err
