@@ -190,7 +190,7 @@ def _looks_like_labels(volume: Volume) -> bool:
 
 
 def _finite_range(volume: Volume) -> tuple[float, float]:
-    """Lowest and highest finite voxel; (inf, -inf) if there is none. Plane by plane, as they lie in memory."""
+    """Lowest and highest finite voxel; (inf, -inf) if there is none. Planes are taken as they lie."""
     low, high = np.inf, -np.inf
     for plane in np.moveaxis(volume.array, int(np.argmax(np.abs(volume.array.strides))), 0):
         ends = float(plane.min()), float(plane.max())

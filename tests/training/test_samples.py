@@ -64,7 +64,7 @@ def test_a_patch_is_the_array_about_its_middle_and_zeros_outside(
 
 def test_turning_keeps_a_ramp_a_ramp_and_follows_the_matrix() -> None:
     """What is linear in the world is interpolated exactly: the patch shows the ramp at the turned places."""
-    index = np.stack(np.indices((40, 40, 40)), axis=-1)
+    index = np.moveaxis(np.indices((40, 40, 40)), 0, -1)
     slope = np.array([0.5, -0.2, 0.1])
     ramp = (index @ slope).astype(np.float32)
     matrix = random_matrix(EVERY, np.random.default_rng(1))
@@ -72,7 +72,7 @@ def test_turning_keeps_a_ramp_a_ramp_and_follows_the_matrix() -> None:
     middle, shape = (20, 19, 21), (8, 9, 10)
     part, place = cut(ramp[None], middle, matrix, shape)
     found = resampled(torch.from_numpy(part), place, matrix, shape, "bilinear")[0].numpy()
-    offsets = np.stack(np.indices(shape), axis=-1) - (np.array(shape) - 1) / 2
+    offsets = np.moveaxis(np.indices(shape), 0, -1) - (np.array(shape) - 1) / 2
     expected = (offsets @ matrix.T + np.array(middle)) @ slope
     assert np.abs(found - expected).max() < 1e-3
 
