@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import DeviceMemoryError, GeometryError, VolumeError
+from medseg.errors import DeviceMemoryError, GeometryError, SettingsError, VolumeError
 from medseg.geometry import require_same_grid
 from medseg.instances.separate import bounding_box
 from medseg.machine import free_memory_bytes
@@ -51,6 +52,7 @@ def refine_labels(
         Labels on the same grid.
 
     Raises:
+        SettingsError: `NOTHING_CAN_CHANGE`, pulls too weak for so many classes.
         VolumeError: `ALREADY_OBJECTS`; `NOT_FINITE`, the image is no number near a label.
         GeometryError: the image lies on another grid; `NOT_ORTHOGONAL`, the grid is sheared.
         DeviceMemoryError: `OVER_MEMORY_LIMIT`, naming what the run would need.
@@ -75,10 +77,31 @@ def refine_labels(
     ids, numbers = np.unique(labels.array[box], return_inverse=True)
     if len(ids) == 1:
         return labels
+    _require_pull(settings, len(ids))
     what = (box, numbers.reshape(labels.array[box].shape).astype(np.uint16), len(ids))
     refined = labels.array.copy()
     refined[box] = ids[_decided(labels, image, what, settings, (progress, cancel))]
     return replace(labels, array=refined)
+
+
+def _require_pull(settings: RefinementSettings, classes: int) -> None:
+    """Return if neighbours that all agree can change a label.
+
+    Doubt is shared among all other classes: of many, each starts so unlikely that weak pulls do nothing.
+
+    Raises:
+        SettingsError: `NOTHING_CAN_CHANGE`.
+    """
+    pull = settings.appearance_weight + settings.smoothness_weight
+    if pull == 0:
+        return
+    odds = math.log(settings.confidence * (classes - 1) / (1 - settings.confidence))
+    if pull <= odds:
+        raise SettingsError(
+            "NOTHING_CAN_CHANGE",
+            f"expected weights of more than {odds:.1f} together to move any label of {classes} classes, got "
+            f"{pull:g}; raise --appearance-weight to {2 * odds:.0f} or so, or lower --confidence",
+        )
 
 
 def _decided(

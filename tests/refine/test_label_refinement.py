@@ -125,6 +125,19 @@ def test_a_noisy_label_map_comes_nearer_to_the_truth() -> None:
     assert dice(refine_labels(noisy, image), truth) > 0.97
 
 
+def test_pulls_too_weak_for_many_classes_are_told() -> None:
+    """Never a run that cannot do anything: with the weights of the message, labels do change."""
+    _, noisy, image = ball_scan()
+    crowded = noisy.array.copy()
+    crowded[0, 0, :] = np.arange(3, 3 + crowded.shape[2])
+    labels = LabelVolume(crowded, noisy.geometry, LabelSet.unnamed(range(1, 3 + crowded.shape[2])))
+    with pytest.raises(SettingsError) as caught:
+        refine_labels(labels, image, RefinementSettings(appearance_weight=2.0))
+    assert caught.value.code == "NOTHING_CAN_CHANGE"
+    found = refine_labels(labels, image, RefinementSettings(appearance_weight=8.0))
+    assert not np.array_equal(found.array, crowded)
+
+
 def test_a_right_label_map_stays_right() -> None:
     truth, _, image = ball_scan()
     assert dice(refine_labels(truth, image), truth) > 0.98
