@@ -59,7 +59,7 @@ class ExportPanel(Panel):
             check.setChecked(kind in usual)
             self.box.addWidget(check)
         self.export_button = Button(
-            "Export to folder…", "Write, read back, compare", "Alt+E", self._ask_or_cancel
+            "Export to folder…", "Write, read back, compare", "Alt+E", self.or_cancel(self._ask)
         )
         self.box.addWidget(self.export_button)
         self.finish_layout()
@@ -85,10 +85,8 @@ class ExportPanel(Panel):
         if not self.is_busy:
             self.export_button.allow("" if name else "There is no labels layer yet: segment a scan first")
 
-    def _ask_or_cancel(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        elif name := QFileDialog.getExistingDirectory(self, "Export to"):
+    def _ask(self) -> None:
+        if name := QFileDialog.getExistingDirectory(self, "Export to"):
             self.export(Path(name))
 
     def chosen_kinds(self) -> tuple[str, ...]:

@@ -100,8 +100,12 @@ class LearnPanel(Panel):
         self.minutes.setValue(rule.default)
         self.minutes.setSuffix(" min")
         self.minutes.setToolTip(rule.metadata["help"])
-        self.learn_button = Button("Learn", "Train on all corrections, beside your work", press=self._learn)
-        self.predict_button = Button("Predict", "Let the newest model label the rest", press=self._predict)
+        self.learn_button = Button(
+            "Learn", "Train on all corrections, beside your work", press=self.or_cancel(self.learn)
+        )
+        self.predict_button = Button(
+            "Predict", "Let the newest model label the rest", press=self.or_cancel(self.predict)
+        )
         self.score = QLabel()
         self.score.setWordWrap(True)
         form = QFormLayout()
@@ -286,12 +290,6 @@ class LearnPanel(Panel):
 
     # ------------------------------------------------------------------ the model
 
-    def _learn(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        else:
-            self.learn()
-
     def settings(self) -> TrainingSettings | FineTuneSettings:
         """How the next training learns."""
         if self.queue is not None and self.queue.start:
@@ -317,12 +315,6 @@ class LearnPanel(Panel):
     def _learned(self, done: Round) -> None:
         if self.queue is not None:
             self._keep(replace(self.queue, rounds=(*self.queue.rounds, done)))
-            self.predict()
-
-    def _predict(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        else:
             self.predict()
 
     def predict(self) -> None:

@@ -96,7 +96,7 @@ class ObjectsPanel(Panel):
 
     def _make_buttons(self) -> None:
         self.measure_button = Button(
-            "Measure", "List and measure what the layer holds now", "Alt+M", self._measure_or_cancel
+            "Measure", "List and measure what the layer holds now", "Alt+M", self.or_cancel(self.measure)
         )
         self.merge_button = Button("Merge", "Make the selected rows one object", "Alt+J", self.merge)
         self.delete_button = Button("Delete", "Make the selected rows background", "Alt+D", self.delete)
@@ -185,12 +185,6 @@ class ObjectsPanel(Panel):
         return self.layer, ids[0], (region.volume_mm3 * 3 / 4 / 3.14159) ** (1 / 3)
 
     # ------------------------------------------------------------------ measuring
-
-    def _measure_or_cancel(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        else:
-            self.measure()
 
     def measure(self) -> None:
         """Measure the chosen layer as it is painted now."""

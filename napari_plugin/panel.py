@@ -174,6 +174,21 @@ class Panel(QWidget):
             return False
         return True
 
+    def or_cancel(self, begin: Callable[[], None]) -> Callable[[], None]:
+        """What a button does that begins a job, and stops the one that runs.
+
+        Args:
+            begin: begins it.
+        """
+
+        def pressed() -> None:
+            if self.is_busy:
+                self.cancel()
+            else:
+                begin()
+
+        return pressed
+
     def cancel(self) -> None:
         """Ask the job to stop."""
         if self.job is not None:

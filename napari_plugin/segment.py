@@ -103,7 +103,7 @@ class SegmentPanel(Panel):
         self.more = SettingsForm(InferenceSettings, MORE)
         self.separation = SettingsForm(SeparationSettings, SEPARATION)
         self.run_button = Button(
-            "Run", "Segment the scan; the button then stops it", "Alt+R", self._run_or_cancel
+            "Run", "Segment the scan; the button then stops it", "Alt+R", self.or_cancel(self.run)
         )
         self.add_button = Button("Add the result anyway", "The scan was closed or changed meanwhile")
         self.add_button.clicked.connect(self._add_held)
@@ -269,12 +269,6 @@ class SegmentPanel(Panel):
         self.plan.setText(ended.value if ended.is_done else f"{ended.message} [{ended.code}]")
 
     # ------------------------------------------------------------------ the run
-
-    def _run_or_cancel(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        else:
-            self.run()
 
     def run(self) -> None:
         """Segment what the form asks for."""

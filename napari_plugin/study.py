@@ -60,7 +60,9 @@ class StudyPanel(Panel):
         self.box.addLayout(row)
         self._add_table()
         self.volume_words, self.volume = QLabel("Volume"), QSpinBox()
-        self.load_button = Button("Load series", "Load this series as a layer", "Alt+L", self._load_or_cancel)
+        self.load_button = Button(
+            "Load series", "Load this series as a layer", "Alt+L", self.or_cancel(self.load)
+        )
         row = QHBoxLayout()
         for part in (self.volume_words, self.volume):
             part.setToolTip("This series holds several volumes: time points, echoes or image types")
@@ -203,12 +205,6 @@ class StudyPanel(Panel):
         self.load_button.allow("" if one.readable else one.reason)
         if not one.readable:
             self.say(f"{one.reason} [{one.code}]")
-
-    def _load_or_cancel(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        else:
-            self.load()
 
     def load(self) -> None:
         """Load the chosen series as a layer."""

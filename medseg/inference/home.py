@@ -100,16 +100,14 @@ class Decision:
 
     def winners(self, values: Tensor) -> tuple[LabelArray, npt.NDArray[np.float32]]:
         """Labels of averaged answers without a threshold, voxel by voxel, and the scores that won."""
-        best = self.scores(values).max(0)
+        best = self.scores(values).max(0)  # three times as quick as argmax on a CPU
         return np.array(self.ids, dtype=self.dtype)[best.indices.cpu().numpy()], best.values.cpu().numpy()
 
     def labels(self, values: Tensor) -> LabelArray:
         """Labels of averaged answers, voxel by voxel."""
-        ids = np.array(self.ids, dtype=self.dtype)
         if self.threshold is None:  # softmax and sigmoid keep the order of scores
-            best = self.scores(values).max(0).indices  # three times as quick as argmax on a CPU
-            decided: LabelArray = ids[best.cpu().numpy()]
-            return decided
+            return self.winners(values)[0]
+        ids = np.array(self.ids, dtype=self.dtype)
         is_claimed = (self.activated(values) > self.threshold).cpu().numpy()
         result = np.zeros(is_claimed.shape[1:], dtype=self.dtype)
         for channel in self.order:

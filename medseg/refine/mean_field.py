@@ -35,6 +35,9 @@ from medseg.refine.settings import RefinementSettings
 Grids = tuple[Float32Array, Float32Array]
 """Appearance and smoothness."""
 
+Space = tuple[Float32Array, Float32Array, Float32Array]
+"""Belief, work space and place of one voxel."""
+
 COPIES = 6
 """Grids that exist at once: old and new ones of each kind, and a spare one while they are blurred."""
 
@@ -115,29 +118,51 @@ def _locate(at: Float32Array, steps: Float32Array, voxel: tuple[int, int, int], 
 
 
 @compiled
-def _believe(
-    belief: Float32Array, heard: Float32Array, at: Float32Array, weights: Float32Array, grids: Grids
+def _listen(
+    belief: Float32Array, heard: Float32Array, grid: Float32Array, at: Float32Array, weight: float
 ) -> None:
-    """Add to the logarithms of a voxel's first belief what it hears from all others.
+    """Add what one grid tells at a place to a belief; `heard` is work space."""
+    classes = len(belief) - 1
+    heard[:] = 0
+    read(grid, at, heard)
+    if heard[classes] > 0:
+        for n in range(classes):
+            belief[n] += weight * heard[n] / heard[classes]
+
+
+@compiled
+def _space(classes: int) -> Space:
+    """Belief, work space and place of one voxel."""
+    belief, heard = np.empty(classes + 1, np.float32), np.empty(classes + 1, np.float32)
+    return belief, heard, np.empty((2, 4), np.float32)
+
+
+@compiled
+def _believe(
+    space: Space,
+    voxel: tuple[int, int, int],
+    brightness: float,
+    first: Float32Array,
+    steps: Float32Array,
+    weights: Float32Array,
+    grids: Grids,
+) -> None:
+    """The logarithms of a voxel's first belief and of what it hears from all others.
 
     Args:
-        belief: `(classes + 1,)`; written into.
-        heard: `(classes + 1,)` of work space.
-        at: place in both grids.
+        space: `_space`; belief and place are written into.
+        voxel: its index.
+        brightness: of it.
+        first: `(classes,)` its first belief.
+        steps: of both grids.
         weights: of both grids.
         grids: of the round before.
     """
-    classes = len(belief) - 1
-    heard[:] = 0
-    read(grids[0], at[0], heard)
-    if heard[classes] > 0:
-        for n in range(classes):
-            belief[n] += weights[0] * heard[n] / heard[classes]
-    heard[:] = 0
-    read(grids[1], at[1], heard)
-    if heard[classes] > 0:
-        for n in range(classes):
-            belief[n] += weights[1] * heard[n] / heard[classes]
+    belief, heard, at = space
+    _locate(at, steps, voxel, brightness)
+    belief[: len(first)] = first
+    _listen(belief, heard, grids[0], at[0], weights[0])
+    _listen(belief, heard, grids[1], at[1], weights[1])
 
 
 @compiled
@@ -152,14 +177,12 @@ def _sweep(
     """One round: beliefs from the grids of the round before, into those of the next one."""
     brightness, labels = voxels
     classes = len(start)
-    belief, space = np.empty(classes + 1, np.float32), np.empty(classes + 1, np.float32)
-    at = np.empty((2, 4), np.float32)
+    space = _space(classes)
+    belief, _, at = space
     for i in range(labels.shape[0]):
         for j in range(labels.shape[1]):
             for k in range(labels.shape[2]):
-                _locate(at, steps, (i, j, k), brightness[i, j, k])
-                belief[:classes] = start[labels[i, j, k]]
-                _believe(belief, space, at, weights, grids)
+                _believe(space, (i, j, k), brightness[i, j, k], start[labels[i, j, k]], steps, weights, grids)
                 highest = belief[:classes].max()
                 total = np.float32(0)
                 for n in range(classes):
@@ -184,14 +207,12 @@ def _decide(
     """The class of the highest belief; of equals the voxel's first one, then the smallest."""
     brightness, labels = voxels
     classes = len(start)
-    belief, space = np.empty(classes + 1, np.float32), np.empty(classes + 1, np.float32)
-    at = np.empty((2, 4), np.float32)
+    space = _space(classes)
+    belief = space[0]
     for i in range(labels.shape[0]):
         for j in range(labels.shape[1]):
             for k in range(labels.shape[2]):
-                _locate(at, steps, (i, j, k), brightness[i, j, k])
-                belief[:classes] = start[labels[i, j, k]]
-                _believe(belief, space, at, weights, grids)
+                _believe(space, (i, j, k), brightness[i, j, k], start[labels[i, j, k]], steps, weights, grids)
                 best = int(labels[i, j, k])
                 for n in range(classes):
                     if belief[n] > belief[best]:

@@ -109,7 +109,7 @@ def deeper_network(folder: Path) -> Path:
 def slipping_zip(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "m.zip", "w") as parts:
         parts.writestr("m/configs/metadata.json", json.dumps(tiny_metadata()))
-        parts.writestr(f"../../work/{OWNED}", "x")
+        parts.writestr(f"../../{folder.name}/{OWNED}", "x")
     return folder / "m.zip"
 
 
