@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader, BufferedWriter
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from medseg.errors import MedsegError, ReadError, WriteError
 
@@ -137,6 +139,42 @@ def _unwritable(error: OSError, part_removed: bool) -> WriteError:
     return WriteError(
         "NOT_WRITABLE", f"expected a folder to write into, got: {reason}{left}; check folder and permissions"
     )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, whole or not at all.
+
+    Raises:
+        WriteError: as `whole_file`.
+    """
+    with whole_file(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, sort_keys: bool = False) -> None:
+    """Write JSON that people can read too, whole or not at all.
+
+    Args:
+        path: final name; its folder must exist.
+        content: plain data of finite numbers; text may hold the undecodable bytes of a file's name.
+        sort_keys: equal content gives equal bytes, whatever the order of its keys.
+
+    Raises:
+        WriteError: as `whole_file`.
+        ValueError: a number that is not finite, for which JSON has no word.
+    """
+    text = json.dumps(content, indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    with whole_file(path) as stream:
+        stream.write((text + "\n").encode(errors="backslashreplace"))  # a lone surrogate, as JSON escapes it
+
+
+def read_own_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote; None where there is no such file or it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def leads_out(name: str) -> bool:

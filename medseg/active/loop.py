@@ -31,7 +31,7 @@ from medseg.active.queue import (
 )
 from medseg.batch.find import find_inputs
 from medseg.errors import GeometryError, ModelNotFoundError, ReadError, VolumeError, WriteError
-from medseg.files import whole_file
+from medseg.files import write_text
 from medseg.geometry import require_same_grid
 from medseg.inference.settings import InferenceSettings
 from medseg.io.dicom_series import read_series
@@ -362,8 +362,7 @@ def _write_dataset(queue: CaseQueue, chosen: Sequence[QueueCase], judges: Sequen
         places = [file.relative_to(queue.work).as_posix() for file in files]
         rows.writerow([case.name, *places, "validation" if case.is_held_out else "training"])
     path = queue.work / DATASET_FILE
-    with whole_file(path) as file:
-        file.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
     return path
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import ReadError
-from medseg.files import whole_file
+from medseg.files import write_json
 
 STATE_FILE = "medseg-queue.json"
 WORK_FOLDER = "medseg-queue"
@@ -234,6 +234,5 @@ def save_queue(queue: CaseQueue) -> Path:
         "rounds": [asdict(one) for one in queue.rounds],
     }
     path = queue.folder / STATE_FILE
-    with whole_file(path) as file:
-        file.write(json.dumps(data, indent=1, allow_nan=False).encode())
+    write_json(path, data)
     return path

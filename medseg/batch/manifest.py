@@ -7,7 +7,6 @@ makes it the result. So a child that outlives its driver, or a second attempt, c
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import WriteError
-from medseg.files import whole_file
+from medseg.files import write_json
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = "medseg-batch-case/1"
@@ -55,7 +54,7 @@ def publish(part: Path, final: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         WriteError: `NOT_WRITABLE` or `DISK_FULL`.
     """
-    write_json(part / MANIFEST_FILE, manifest)
+    write_json(part / MANIFEST_FILE, manifest, sort_keys=True)
     old = None
     try:
         if final.exists():
@@ -95,22 +94,3 @@ def sweep_files(folder: Path) -> None:
     """Remove files that `whole_file` had begun when their writer was killed; only for a folder of our own."""
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON with sorted keys, whole or not at all: equal data give equal bytes.
-
-    Raises:
-        WriteError: `NOT_WRITABLE` or `DISK_FULL`.
-    """
-    with whole_file(path) as file:
-        file.write((json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote; None where there is no such file or it is damaged."""
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None

@@ -28,16 +28,15 @@ from medseg.batch.manifest import (
     MANIFEST_FORMAT,
     new_part,
     publish,
-    read_json,
     sweep,
     sweep_files,
-    write_json,
 )
 from medseg.batch.pseudonyms import folder_key
 from medseg.batch.settings import BatchSettings
 from medseg.batch.summary import SummaryRow, write_summary
 from medseg.batch.work import Answer, CaseTask, Job, Limits, Outcome
 from medseg.errors import ReadError, WriteError
+from medseg.files import read_own_json, write_json
 from medseg.progress import CancelToken, Progress
 from medseg.result import plain_data
 
@@ -215,7 +214,7 @@ class _Driver:
             (self.failed / f"{name}.json").unlink(missing_ok=True)
             self._note(Row(name, key, "done"), manifest.get("facts", {}))
             return True
-        record = read_json(self.failed / f"{name}.json")
+        record = read_own_json(self.failed / f"{name}.json")
         if record is not None and record.get("key") == key and not self.retry_failed:
             self._remove_stale(name)
             self._note(Row(name, key, "failed", str(record.get("code")), str(record.get("reason"))))
@@ -225,7 +224,7 @@ class _Driver:
     def _whole_result(self, name: str, key: str) -> dict[str, Any] | None:
         """The manifest of a result that is there, whole, and of this key."""
         folder = self.cases / name
-        manifest = read_json(folder / MANIFEST_FILE)
+        manifest = read_own_json(folder / MANIFEST_FILE)
         if manifest is None or manifest.get("key") != key or manifest.get("format") != MANIFEST_FORMAT:
             return None
         files = manifest.get("files")
@@ -276,6 +275,7 @@ class _Driver:
             self.failed / f"{row.name}.json",
             {"format": MANIFEST_FORMAT, "case": row.name, "key": row.key, "state": row.state,
              "code": row.code, "reason": row.reason},
+            sort_keys=True,
         )  # fmt: skip
         self._remove_stale(row.name)
         self._note(row)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.files import whole_file
+from medseg.files import write_text
 
 CSV_FILE = "summary.csv"
 HTML_FILE = "summary.html"
@@ -52,10 +52,8 @@ def write_summary(folder: Path, title: str, rows: Sequence[SummaryRow]) -> None:
         WriteError: `NOT_WRITABLE` or `DISK_FULL`.
     """
     ordered = sorted(rows, key=lambda row: row.case)
-    with whole_file(folder / CSV_FILE) as file:
-        file.write(csv_text(ordered).encode())
-    with whole_file(folder / HTML_FILE) as file:
-        file.write(html_text(title, ordered).encode())
+    write_text(folder / CSV_FILE, csv_text(ordered))
+    write_text(folder / HTML_FILE, html_text(title, ordered))
 
 
 def csv_text(rows: Sequence[SummaryRow]) -> str:

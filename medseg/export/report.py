@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.export.pictures import pictures
-from medseg.files import whole_file
+from medseg.files import write_text
 from medseg.labels import Colour, colour_of_id
 from medseg.measure.regions import Region
 from medseg.measure.shape import Shape
@@ -33,9 +33,7 @@ def write_report(result: Result, path: str | Path, shapes: Mapping[int, Shape] |
         WriteError: `NOT_WRITABLE`, `DISK_FULL`.
     """
     path = Path(path)
-    page = report_page(result, shapes or {})
-    with whole_file(path) as stream:
-        stream.write(page.encode())
+    write_text(path, report_page(result, shapes or {}))
     return path
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import ReadError
-from medseg.files import opened, whole_file
+from medseg.files import opened, write_json, write_text
 from medseg.measure.regions import Region
 from medseg.measure.shape import Shape
 from medseg.result import Result, plain_data
@@ -128,7 +127,9 @@ def write_regions_csv(
     table.writerow(columns)
     for row in region_rows(regions, shapes):
         table.writerow([_text(row[column]) for column in columns])
-    return _written(text.getvalue(), Path(path))
+    path = Path(path)
+    write_text(path, text.getvalue())
+    return path
 
 
 def _text(cell: Cell) -> str:
@@ -193,11 +194,6 @@ def write_run_json(result: Result, path: str | Path, files: Iterable[str]) -> Pa
     Raises:
         WriteError: `NOT_WRITABLE`, `DISK_FULL`.
     """
-    text = json.dumps(plain_data(run_data(result, files)), indent=2, ensure_ascii=False, allow_nan=False)
-    return _written(text + "\n", Path(path))
-
-
-def _written(text: str, path: Path) -> Path:
-    with whole_file(path) as stream:
-        stream.write(text.encode())
+    path = Path(path)
+    write_json(path, plain_data(run_data(result, files)))
     return path

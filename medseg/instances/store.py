@@ -16,6 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from medseg.errors import ReadError, SettingsError, WriteError
+from medseg.files import write_text
 from medseg.geometry import Geometry
 from medseg.instances.basins import BlockBasins, Int32Array, find_basins
 from medseg.instances.decode import MergeRule, Watch, label_type, merge_basins
@@ -262,7 +263,7 @@ class FolderBench:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not plan_file.exists():
-                _write_whole(plan_file, words.encode())
+                write_text(plan_file, words)
             same = plan_file.read_text() == words
         except OSError as error:
             raise WriteError(
@@ -294,7 +295,7 @@ class FolderBench:
 
     def seal(self, number: int, digest: int) -> None:
         """Count a block as done, made from voxels of this digest."""
-        _write_whole(self._file(number, "crc"), str(digest).encode())
+        write_text(self._file(number, "crc"), str(digest))
 
     def digest(self, number: int) -> int:
         """Digest of the voxels that a block was made from."""
@@ -343,9 +344,3 @@ def _read_known(file: Path) -> BlockBasins:
             face_basins={key: kept[name] for name, key in faces if name.startswith("basins_")},
             face_heights={key: kept[name] for name, key in faces if name.startswith("heights_")},
         )
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    beside = file.with_name(file.name + ".new")
-    beside.write_bytes(content)
-    beside.replace(file)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import json
 import os
 import shutil
 import ssl
@@ -23,7 +22,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from medseg.errors import DownloadError, WriteError
-from medseg.files import FULL_DISK_ERRORS, lock_now, whole_file
+from medseg.files import FULL_DISK_ERRORS, lock_now, read_own_json, write_json
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 
 STAGE = "download"
@@ -300,11 +299,8 @@ def _note_of(part: Path) -> Path:
 
 def _resumable(part: Path, url: str) -> tuple[int, Mapping[str, str]]:
     """Bytes that are there and may be gone on from, and what the server said of the file then."""
-    try:
-        note = json.loads(_note_of(part).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        note = None
-    fits = isinstance(note, dict) and note.get("url") == url and isinstance(note.get("validator"), str)
+    note = read_own_json(_note_of(part)) or {}
+    fits = note.get("url") == url and isinstance(note.get("validator"), str)
     if not fits or not note["validator"]:  # without one, a changed file would be glued to an old start
         return 0, {}
     return _bytes_at(part), note
@@ -313,8 +309,7 @@ def _resumable(part: Path, url: str) -> tuple[int, Mapping[str, str]]:
 def _write_note(part: Path, url: str, headers: Any) -> None:
     etag = str(headers.get("ETag", ""))
     validator = etag if etag and not etag.startswith("W/") else str(headers.get("Last-Modified", ""))
-    with whole_file(_note_of(part)) as file:
-        file.write(json.dumps({"url": url, "validator": validator}).encode())
+    write_json(_note_of(part), {"url": url, "validator": validator})
 
 
 def _forget(part: Path) -> None:

@@ -6,7 +6,6 @@ its licence, and a checksum of every file.
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from medseg.errors import DownloadError, ModelError, ModelNotFoundError, WriteError
-from medseg.files import whole_file
+from medseg.files import read_own_json, write_json
 from medseg.models.catalogue import CatalogueEntry
 from medseg.models.download import Remote, download, file_checksum
 from medseg.models.formats import model_root
@@ -135,11 +134,8 @@ def install_archive(
 
 def read_record(folder: Path) -> Installed | None:
     """The record of an installed model, or None for a folder that has none or a damaged one."""
-    try:
-        content = json.loads((folder / RECORD_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict) or content.get("format") != RECORD_FORMAT:
+    content = read_own_json(folder / RECORD_FILE)
+    if content is None or content.get("format") != RECORD_FORMAT:
         return None
     try:
         roots = tuple(str(root) for root in content["roots"])
@@ -210,15 +206,10 @@ class Pins:
 
     def keep(self, url: str, checksum: str) -> None:
         """Remember what an address gave."""
-        with whole_file(self._path) as file:
-            file.write(json.dumps(self._read() | {url: checksum}, indent=1, sort_keys=True).encode())
+        write_json(self._path, self._read() | {url: checksum}, sort_keys=True)
 
     def _read(self) -> dict[str, str]:
-        try:
-            content = json.loads(self._path.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return {str(k): str(v) for k, v in content.items()} if isinstance(content, dict) else {}
+        return {str(k): str(v) for k, v in (read_own_json(self._path) or {}).items()}
 
 
 def _fetched(
@@ -282,8 +273,7 @@ def _put(
 
 def _join(folder: Path, name: str, roots: Sequence[str]) -> None:
     """Make several models one."""
-    with whole_file(folder / PARTS_FILE) as file:
-        file.write(json.dumps({"name": name, "parts": list(roots)}, indent=1).encode())
+    write_json(folder / PARTS_FILE, {"name": name, "parts": list(roots)})
 
 
 def _checksums(folder: Path) -> dict[str, str]:
@@ -301,8 +291,7 @@ def _write_record(folder: Path, record: Installed) -> None:
         "roots": list(record.roots),
         "files": dict(record.files),
     }
-    with whole_file(folder / RECORD_FILE) as file:
-        file.write(json.dumps(content, indent=1).encode())
+    write_json(folder / RECORD_FILE, content)
 
 
 def _check_free(models: Path, name: str, replace_old: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import monai
 import numpy as np
 import torch
 from torch import nn
+
+from medseg.files import write_json
 
 Config = dict[str, Any]
 
@@ -33,8 +34,7 @@ def write_bundle(
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_weights(network, folder / "models" / "model.pt")
     for name, content in (("metadata", metadata), ("inference", inference), ("recipe", recipe)):
-        text = json.dumps(content, indent=2) + "\n"
-        (folder / "configs" / f"{name}.json").write_text(text, encoding="utf-8")
+        write_json(folder / "configs" / f"{name}.json", content)
 
 
 def write_weights(network: nn.Module, path: Path) -> None:

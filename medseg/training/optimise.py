@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import ModelError, ReadError
-from medseg.files import whole_file
+from medseg.files import whole_file, write_text
 
 MOST_TOLD = 6
 """Figures of a row that are said aloud; all of them stand in the log."""
@@ -263,8 +263,7 @@ def write_log(history: Sequence[Row], path: Path) -> None:
     writer = csv.DictWriter(text, fieldnames=names)
     writer.writeheader()
     writer.writerows(history)
-    with whole_file(path) as stream:
-        stream.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def read_log(path: Path) -> list[Row]:

@@ -1,30 +1,15 @@
-"""Plans and fingerprints as JSON that a person can read, edit and give again."""
+"""Plans as JSON that a person can read, edit and give again."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from medseg.errors import ReadError
-from medseg.files import whole_file
 from medseg.training.fingerprint import Fingerprint
 from medseg.training.plan import Plan
-
-
-def write_json(content: Plan | Fingerprint, path: Path) -> None:
-    """Write a plan or a fingerprint, whole or not at all.
-
-    Args:
-        content: what to write.
-        path: file, replaced if it is there.
-
-    Raises:
-        WriteError: `DISK_FULL`, `NOT_WRITABLE`.
-    """
-    with whole_file(path) as stream:
-        stream.write((json.dumps(asdict(content), indent=2) + "\n").encode())
 
 
 def read_plan(path: Path) -> Plan:

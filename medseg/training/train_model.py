@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from medseg.errors import VolumeError
+from medseg.files import write_json
 from medseg.models.loading import choose_device
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.training.dataset import list_dataset
@@ -42,7 +43,7 @@ from medseg.training.plan_bundle import (
     write_planned_bundle,
     write_torchscript,
 )
-from medseg.training.plan_file import read_plan, require_fit, write_json
+from medseg.training.plan_file import read_plan, require_fit
 from medseg.training.plan_task import PlanTask
 from medseg.training.prepared import prepare_cases
 from medseg.training.scoring import Scored, Watch, class_means
@@ -167,7 +168,7 @@ def train(
         checked = before.continued(checked)
     partial = workplace(folder, _words(checked, settings, before))
     fingerprint = fingerprint_of(checked)
-    write_json(fingerprint, partial / "fingerprint.json")
+    write_json(partial / "fingerprint.json", asdict(fingerprint))
     about = _about(folder, settings, fingerprint)
     with threads(settings.threads):
         plan = _plan(fingerprint, settings, partial, device, before)
@@ -188,7 +189,7 @@ def train(
 
         if not (partial / "plan.json").exists():
             plan = _fitted(plan, lambda one: task(one, 0), settings.minutes, len(parts), watch)
-            write_json(plan, partial / "plan.json")
+            write_json(partial / "plan.json", asdict(plan))
         folds = [_learn(task(plan, n), partial / f"fold_{n}", settings, watch) for n in range(len(parts))]
     found = [one for fold in folds for one in fold.scored]
     faults = tuple(fault.words for fault in checked.faults)

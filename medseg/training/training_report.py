@@ -12,7 +12,7 @@ import numpy as np
 
 from medseg.export.pictures import draw_sections, png_of
 from medseg.export.report import rendered
-from medseg.files import whole_file
+from medseg.files import write_text
 from medseg.training.curves import curve_svg
 from medseg.training.fingerprint import Fingerprint
 from medseg.training.optimise import Row
@@ -71,9 +71,8 @@ def write_training_report(story: Story, folder: Path) -> None:
     Raises:
         WriteError: `DISK_FULL`, `NOT_WRITABLE`.
     """
-    for name, text in (("report.html", training_page(story)), ("README.md", model_card(story))):
-        with whole_file(folder / name) as stream:
-            stream.write(text.encode())
+    write_text(folder / "report.html", training_page(story))
+    write_text(folder / "README.md", model_card(story))
 
 
 def training_page(story: Story) -> str:

@@ -13,6 +13,7 @@ import torch
 from sphere_datasets import write_dataset
 
 from medseg.errors import DeviceMemoryError, ReadError, SettingsError
+from medseg.files import write_json
 from medseg.training.dataset import Case, list_dataset
 from medseg.training.dataset_check import check_dataset
 from medseg.training.fingerprint import ChannelFacts, ClassFacts, Fingerprint, fingerprint_of
@@ -20,7 +21,7 @@ from medseg.training.fitting import FEWEST_STEPS, affordable, fitted_plan
 from medseg.training.folds import splits
 from medseg.training.plan import CPU_BUDGET, Plan, gpu_budget, levels, make_plan, patch_shape, target_spacing
 from medseg.training.plan_bundle import bundle_files, training_network
-from medseg.training.plan_file import read_plan, require_fit, write_json
+from medseg.training.plan_file import read_plan, require_fit
 from medseg.training.settings import NETWORK_NAMES
 from medseg.training.train_model import has_settled
 
@@ -127,7 +128,7 @@ def test_an_unknown_network_is_refused() -> None:
 
 def test_a_plan_comes_back_from_its_file_and_may_be_edited(tmp_path: Path) -> None:
     plan, path = make_plan(ABDOMEN), tmp_path / "plan.json"
-    write_json(plan, path)
+    write_json(path, asdict(plan))
     assert read_plan(path) == plan
     edited = json.loads(path.read_text()) | {"batch": 3, "spacing_mm": [1, 1, 2]}
     path.write_text(json.dumps(edited))
