@@ -21,7 +21,7 @@ import medseg
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("errors", "progress", "settings_bounds", "machine", "files"),
+    ("errors", "progress", "settings_bounds", "machine", "files", "cache"),
     ("geometry", "labels"),
     ("volume",),
     ("resample",),

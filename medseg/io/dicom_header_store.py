@@ -1,6 +1,6 @@
 """Headers of files seen before, on disk, so that a folder of a hundred thousand files is listed in seconds.
 
-One SQLite file in the user's cache folder. A row is found by a hash of path, size, times and inode, and
+One SQLite file in the cache folder. A row is found by a hash of path, size, times and inode, and
 sealed with a key made of the same, so that whoever has the cache alone learns no name, UID or date from
 it. What is damaged is thrown away, what cannot be written is done without, and a file that changes, or a
 reader that changes, is read again.
@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
+from medseg.cache import cache_folder
 from medseg.io.dicom_header_record import RECORD_FIELDS, header_from, record_of
 from medseg.io.dicom_records import ImageHeader
 from medseg.io.dicom_source import SourceFile
@@ -51,9 +52,7 @@ Stamp = tuple[str, int, int, int, int]
 @contextmanager
 def header_store() -> Iterator[HeaderStore | None]:
     """The user's store for the length of a scan; None where there can be none."""
-    import platformdirs
-
-    store = opened_store(Path(platformdirs.user_cache_path("medseg", appauthor=False)) / STORE_FILE)
+    store = opened_store(cache_folder() / STORE_FILE)
     try:
         yield store
     finally:

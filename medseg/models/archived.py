@@ -6,45 +6,16 @@ zips too, by what lies in it. It is unpacked under the same care as an installed
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
 
+from medseg.cache import CACHE_VARIABLE, cache_folder
 from medseg.errors import WriteError
 from medseg.models.formats import model_root
 from medseg.models.unpack import unpack_zip
 from medseg.models.weights import file_sha256
-
-CACHE_VARIABLE = "MEDSEG_CACHE"
-"""Environment variable that names another folder for what can be made again."""
-
-
-_CHOSEN: dict[str, Path] = {}
-"""The folder that a program chose for all that it runs; empty where it chose none."""
-
-
-def set_cache_folder(folder: str | Path | None) -> None:
-    """Choose where this program keeps what can be made again: converted networks, unpacked models.
-
-    Args:
-        folder: need not exist; None for the platform's own. `MEDSEG_CACHE` in the environment counts more.
-    """
-    _CHOSEN.clear()
-    if folder is not None:
-        _CHOSEN["cache"] = Path(folder).expanduser()
-
-
-def cache_folder() -> Path:
-    """Where what can be made again lies; it need not exist."""
-    if stated := os.environ.get(CACHE_VARIABLE):
-        return Path(stated).expanduser()
-    if _CHOSEN:
-        return _CHOSEN["cache"]
-    import platformdirs
-
-    return Path(platformdirs.user_cache_path("medseg", appauthor=False))
 
 
 def is_archive(path: Path) -> bool:

@@ -16,6 +16,7 @@ import torch
 from small_models import make_card
 from torch import Tensor, nn
 
+from medseg.cache import CACHE_VARIABLE
 from medseg.errors import CancelledError, ModelError, SettingsError
 from medseg.geometry import Geometry
 from medseg.inference.answer import model_parts
@@ -27,7 +28,6 @@ from medseg.inference.backends.openvino_backend import Subject, openvino_predict
 from medseg.inference.plan import plan_inference
 from medseg.inference.predict import plan_case, predict, predict_planned
 from medseg.inference.settings import InferenceSettings
-from medseg.models.archived import CACHE_VARIABLE
 from medseg.models.card import SlidingWindow
 from medseg.models.loading import Model
 from medseg.progress import CancelToken, Progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +18,8 @@ from medseg import (
     Volume,
     estimate_seconds,
     plan_case,
-    set_cache_folder,
 )
 from medseg.inference.settings import InferenceSettings
-from medseg.models.archived import CACHE_VARIABLE, cache_folder
 
 WINDOW_S = 0.05
 TORCH = InferenceSettings(backend="torch")
@@ -63,16 +60,3 @@ def test_an_estimate_can_be_stopped() -> None:
     cancel.cancel()
     with pytest.raises(CancelledError):
         estimate_seconds(model, plan, TORCH, cancel)
-
-
-def test_a_program_chooses_its_cache_and_the_environment_counts_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = cache_folder()
-    set_cache_folder(tmp_path / "chosen")
-    assert cache_folder() == tmp_path / "chosen"
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "stated"))
-    assert cache_folder() == tmp_path / "stated"
-    monkeypatch.delenv(CACHE_VARIABLE)
-    set_cache_folder(None)
-    assert cache_folder() == before

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dicom_bytes as raw
-import platformdirs
 import pytest
 from dicom_bytes import series, text, time_points, write
 
+from medseg.cache import CACHE_VARIABLE
 from medseg.io import dicom_header_store, dicom_scan
 from medseg.io.dicom_header_record import header_from, record_of
 from medseg.io.dicom_header_store import STORE_FILE, HeaderStore, opened_store, stamp_of
@@ -24,9 +24,9 @@ from medseg.io.dicom_scan import scan
 @pytest.fixture
 def store_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache folder of the test's own, in which files of a moment ago are kept too."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(dicom_header_store, "FRESH_NS", 0)
-    yield Path(platformdirs.user_cache_path("medseg", appauthor=False)) / STORE_FILE
+    yield tmp_path / "cache" / STORE_FILE
     dicom_scan._cache.clear()
 
 
@@ -116,9 +116,9 @@ def test_a_place_that_cannot_be_written_is_done_without(
     assert len(look(folder)[0]) == raw.SLICES
     assert opened_store(store_path) is None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+        patch.setenv(CACHE_VARIABLE, str(tmp_path / "other"))
         look(folder)
-        store = next((tmp_path / "other").rglob(STORE_FILE))
+        store = tmp_path / "other" / STORE_FILE
         before = store.read_bytes()
         patch.setattr(HeaderStore, "_prepared", read_only(HeaderStore._prepared))
         (folder / "new").write_bytes(raw.image(40).bytes())

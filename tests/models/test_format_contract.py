@@ -18,10 +18,10 @@ from small_checkpoints import write_auto3dseg, write_scripted
 from tiny_bundle import tiny_metadata, write_tiny_bundle
 from tiny_nnunet import write_nnunet
 
+from medseg.cache import CACHE_VARIABLE
 from medseg.errors import ModelError, ModelNotFoundError
 from medseg.geometry import Geometry
 from medseg.inference.predict import predict
-from medseg.models.archived import CACHE_VARIABLE
 from medseg.models.formats import FORMATS, ModelFormat, format_of
 from medseg.models.loading import load_model
 from medseg.models.registry import find_model, read_card

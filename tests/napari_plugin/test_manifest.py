@@ -18,7 +18,7 @@ from npe2 import PluginManifest
 from npe2.manifest.contributions import MenuCommand
 
 from medseg import Geometry, Label, LabelSet, LabelVolume, Volume, write_labels, write_volume
-from medseg.models.archived import cache_folder
+from medseg.cache import cache_folder
 from napari_plugin.export import ExportPanel
 from napari_plugin.layers import labels_of, volume_of
 from napari_plugin.preferences import preference, remember

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg.models.archived import cache_folder as cache_root
+from medseg.cache import cache_folder as cache_root
 from medseg.models.weights import file_sha256
 
 MAX_BYTES = 4_000_000_000
