@@ -82,7 +82,9 @@ class LearnPanel(Panel):
         self._update_buttons()
 
     def _lay_out(self) -> None:
-        self.folder_button = Button("Open folder…", "Of image files or DICOM studies", press=self._ask_folder)
+        self.folder_button = Button(
+            "Open folder…", "Of image files or DICOM studies", press=self.or_cancel(self._ask_folder)
+        )
         self.starts = QComboBox()
         self.starts.setToolTip("What the first training begins with, and what is painted")
         self.starts.addItem("nothing, for structures", ("", "classes"))
@@ -126,9 +128,7 @@ class LearnPanel(Panel):
     # ------------------------------------------------------------------ the queue
 
     def _ask_folder(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        elif name := QFileDialog.getExistingDirectory(self, "Open a folder of cases"):
+        if name := QFileDialog.getExistingDirectory(self, "Open a folder of cases"):
             self.open_folder(Path(name))
 
     def open_folder(self, folder: Path) -> None:

@@ -49,7 +49,7 @@ class StudyPanel(Panel):
         self.place: Path | None = None
         self.series: tuple[SeriesInfo, ...] = ()
         self.folder_button = Button(
-            "Open folder…", "A folder of DICOM files, however deep", "Alt+O", self._ask_folder
+            "Open folder…", "A folder of DICOM files, however deep", "Alt+O", self.or_cancel(self._ask_folder)
         )
         self.file_button = Button(
             "Open file…", "A zip or DICOMDIR, or an image such as NIfTI", press=self._ask_file
@@ -143,9 +143,7 @@ class StudyPanel(Panel):
             layer.contrast_limits = (low, high)
 
     def _ask_folder(self) -> None:
-        if self.is_busy:
-            self.cancel()
-        elif name := QFileDialog.getExistingDirectory(self, "Open a study", preference("last", "folder", "")):
+        if name := QFileDialog.getExistingDirectory(self, "Open a study", preference("last", "folder", "")):
             remember("last", "folder", name)
             self.open(Path(name))
 

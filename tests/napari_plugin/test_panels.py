@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,12 @@ pytest.importorskip("napari", reason="napari is not installed")
 
 from dicom_makers import line, make_source, uid
 from phantoms import Sphere, label_map
+from qtpy.QtWidgets import QFileDialog
 
-from medseg import Geometry, LabelVolume, Volume, read_labels
+from medseg import CancelToken, Geometry, LabelVolume, Volume, read_labels
 from napari_plugin.export import ExportPanel
 from napari_plugin.layers import labels_layer, labels_of, position_of, world_of
+from napari_plugin.learn import LearnPanel
 from napari_plugin.ortho import Planes
 from napari_plugin.panel import Panel
 from napari_plugin.readers import scan_layer
@@ -65,6 +68,28 @@ def test_a_folder_of_junk_is_answered_in_words(
     settle(qtbot, panel)
     assert "[" in panel.said.text()
     assert panel.copy.isVisibleTo(panel)
+
+
+@pytest.mark.parametrize("kind", [StudyPanel, LearnPanel])
+def test_the_button_that_opens_a_folder_stops_what_it_began(
+    make_napari_viewer: MakeViewer, qtbot: Any, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: asked.append("asked") or "")
+    panel = kind(make_napari_viewer())
+    panel.folder_button.click()
+    assert asked == ["asked"]
+
+    def work(_: Any, cancel: CancelToken) -> None:
+        while True:
+            time.sleep(0.01)
+            cancel.check()
+
+    panel.start(work, panel.folder_button, lambda _: None)
+    panel.folder_button.click()
+    settle(qtbot, panel)
+    assert asked == ["asked"]
+    assert panel.job is None
 
 
 def two_balls() -> tuple[Volume, LabelVolume]:
