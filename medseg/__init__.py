@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from medseg.batch.run import BatchReport, CaseEvent
     from medseg.batch.segment_batch import BatchRecipe, segment_batch
     from medseg.batch.settings import BatchSettings
-    from medseg.cache import set_cache_folder
     from medseg.errors import (
         CancelledError,
         DeviceMemoryError,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from medseg.export.dicom_rtstruct import write_dicom_rtstruct
     from medseg.export.dicom_seg import write_dicom_seg
     from medseg.export.meshes import Mesh, mesh_of_mask, write_stl
+    from medseg.export.network import ExportedModel, export_model
     from medseg.export.settings import ExportSettings
     from medseg.export.tables import write_regions_csv
     from medseg.export.write import write_result
@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from medseg.measure.evaluate import InstanceScore, LabelScore, evaluate_instances, evaluate_labels
     from medseg.measure.regions import Region, measure_regions
     from medseg.measure.shape import Shape, measure_shapes
+    from medseg.models.archived import set_cache_folder
     from medseg.models.card import Card
     from medseg.models.joining import join_models
     from medseg.models.loading import Model, load_model
@@ -117,6 +118,7 @@ __all__ = [
     "DownloadError",
     "Edit",
     "ExportSettings",
+    "ExportedModel",
     "FineTuneSettings",
     "Geometry",
     "GeometryError",
@@ -167,6 +169,7 @@ __all__ = [
     "estimate_seconds",
     "evaluate_instances",
     "evaluate_labels",
+    "export_model",
     "fill_outline",
     "grow_region",
     "grow_scribbles",
@@ -242,6 +245,7 @@ _HOME = {
     "DownloadError": "medseg.errors",
     "Edit": "medseg.instances.edits",
     "ExportSettings": "medseg.export.settings",
+    "ExportedModel": "medseg.export.network",
     "FineTuneSettings": "medseg.training.settings",
     "Geometry": "medseg.geometry",
     "GeometryError": "medseg.errors",
@@ -291,6 +295,7 @@ _HOME = {
     "estimate_seconds": "medseg.inference.estimate",
     "evaluate_instances": "medseg.measure.evaluate",
     "evaluate_labels": "medseg.measure.evaluate",
+    "export_model": "medseg.export.network",
     "fill_outline": "medseg.annotate.live_wire",
     "grow_region": "medseg.annotate.grow",
     "grow_scribbles": "medseg.annotate.scribbles",
@@ -334,7 +339,7 @@ _HOME = {
     "separate": "medseg.instances.separate",
     "separate_store": "medseg.instances.store",
     "separation_preset": "medseg.instances.settings",
-    "set_cache_folder": "medseg.cache",
+    "set_cache_folder": "medseg.models.archived",
     "snap_to_edge": "medseg.annotate.live_wire",
     "split_object": "medseg.instances.edits",
     "split_object_at": "medseg.instances.edits",

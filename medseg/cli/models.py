@@ -1,4 +1,4 @@
-"""`medseg models list|show|install|verify|remove`."""
+"""`medseg models list|show|export|install|verify|remove`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from cyclopts import App, Parameter
 
 from medseg.cli.options import Json
 from medseg.cli.screen import print_json, print_table, progress_bar, say
+from medseg.cli.segment import require_writable
 from medseg.models.card import Card
 
-models = App(name="models", help="List, show, install, verify or remove models.")
+models = App(name="models", help="List, show, export, install, verify or remove models.")
 
 
 @models.command(name="list")
@@ -174,6 +175,41 @@ def show(
         print(f"note: {note}")
     if hides:
         say(hiding(name, hides))
+
+
+@models.command
+def export(
+    name: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    trust_code: Annotated[bool, Parameter(name="--trust-code", negative=())] = False,
+    json: Json = False,
+) -> None:
+    """Write a model's network as ONNX, OpenVINO or TorchScript for another program.
+
+    The file is run on one window before it is written. Beside it goes a card, NAME.card.json: what the
+    network has to be shown, and what its answers mean. To run a model in medseg, MONAI Label or Slicer you
+    need no export.
+
+    Args:
+        name: a name from `medseg models list`, or the path of a model.
+        output: file to write; its ending, .onnx, .xml or .ts, says as what.
+        trust_code: let Python that the model brings along run, where it needs it.
+        json: print one JSON object on standard output.
+    """
+    from medseg.export.network import export_model
+    from medseg.models.loading import load_model
+
+    require_writable(output.parent)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    done = export_model(load_model(name, device="cpu", trust_code=trust_code), output)
+    if json:
+        print_json({"files": [str(file) for file in done.files], "difference": done.difference})
+        return
+    for file in done.files:
+        say(f"written: {file}")
+    say(f"its answer differs from the model's by at most {done.difference:.1g} of the largest")
 
 
 def hiding(name: str, shelf: str) -> str:

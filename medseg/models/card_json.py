@@ -8,7 +8,9 @@
 
 `name`, `labels`, `output_ids`, `window` are required; the rest has the defaults that stand in
 `card_from_json`, or those of the field. Fields are as `Card` and its parts describe them; an unknown one is
-refused, so that a slip of the pen is seen.
+refused, so that a slip of the pen is seen. A label is a name, or a table of `name`, `colour` (red, green,
+blue) and `code` (`scheme`, `value`, `meaning`). A detector's second network is another TorchScript file of
+the same folder: `"detection": {"masks": {"target": "torchscript", "arguments": {}, "weights_file": "NAME"}}`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "version": "", "description": "", "licence": "", "modality": "", "in_channels": 1, "orientation": None,
     "spacing_mm": None, "intensity": [], "activation": "softmax", "home": "scores-linear",
 }  # fmt: skip
-_NOT_WRITTEN = frozenset({"network", "notes", "detection", "separation"})
+_NOT_WRITTEN = frozenset({"network", "notes"})
 _STEPS: Mapping[str, type[Any]] = {step.__name__: step for step in typing.get_args(IntensityStep)}
 
 
@@ -58,6 +60,37 @@ def card_from_json(content: Mapping[str, Any], network: NetworkRecipe) -> Card:
     return Card(**values, network=network)
 
 
+def card_to_json(card: Card) -> dict[str, Any]:
+    """What `card_from_json` reads as the same card; fields that have their default are left out.
+
+    Args:
+        card: of any model.
+    """
+    content = {
+        field.name: _plain(getattr(card, field.name))
+        for field in dataclasses.fields(card)
+        if field.name not in _NOT_WRITTEN and getattr(card, field.name) != field.default
+    }
+    return content | {"labels": {str(label.id): _label_to_json(label) for label in card.labels}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    table = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    is_step = type(value).__name__ in _STEPS
+    return {"step": type(value).__name__, **table} if is_step else table
+
+
+def _label_to_json(label: Label) -> Any:
+    if label.code is None and label.colour == colour_of_id(label.id):
+        return label.name
+    code = {} if label.code is None else {"code": dataclasses.asdict(label.code)}
+    return {"name": label.name, "colour": list(label.colour), **code}
+
+
 def _bad(expected: str, got: object) -> ModelError:
     return ModelError("BAD_CARD", f"expected {expected}, got {got}; repair the card")
 
@@ -66,9 +99,16 @@ def _labels(value: Any) -> LabelSet:
     if not isinstance(value, Mapping) or not all(str(key).isdigit() for key in value):
         raise _bad("labels as a table of ids and names", type(value).__name__)
     try:
-        return LabelSet(tuple(Label(int(k), str(n), colour_of_id(int(k))) for k, n in value.items()))
+        return LabelSet(tuple(_label(int(key), told) for key, told in value.items()))
     except VolumeError as error:
         raise ModelError("BAD_CARD", str(error)) from error
+
+
+def _label(label_id: int, told: Any) -> Label:
+    if not isinstance(told, Mapping):
+        return Label(label_id, str(told), colour_of_id(label_id))
+    label: Label = _part({"colour": list(colour_of_id(label_id)), **told, "id": label_id}, Label, "labels")
+    return label
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911  one branch per kind of field
@@ -91,6 +131,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911  one bran
         return value
     if dataclasses.is_dataclass(hint):
         return _part(value, hint, where)
+    if origin is Mapping and isinstance(value, dict):
+        return value
     if hint is float and type(value) is int:
         value = float(value)
     if type(value) is not hint:

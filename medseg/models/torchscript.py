@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from medseg.errors import ModelError
+from medseg.files import data_file_beside
 from medseg.models.bundle import lower_card
 from medseg.models.bundle_config import BundleConfig, parse_content, read_json, refuse_hostile_code
 from medseg.models.bundle_metadata import first_format
-from medseg.models.card import Card, NetworkRecipe
+from medseg.models.card import Card, Detection, NetworkRecipe
 from medseg.models.card_json import card_from_json
 from medseg.models.scripted import extra_files, is_torchscript, load_scripted
 from medseg.models.weights import BuiltNetwork
@@ -75,20 +76,31 @@ def _channels(metadata: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in found.items() if type(count) is int}
 
 
-def torchscript_weights(path: Path, _card: Card) -> tuple[Path, ...]:
-    """The file itself."""
-    return (path,)
+def torchscript_weights(path: Path, card: Card) -> tuple[Path, ...]:
+    """The file itself, and that of a detector's masks."""
+    return (path,) if card.detection is None else (path, _masks_file(path, card.detection))
 
 
-def build_torchscript(path: Path, _card: Card, trust_code: bool = False) -> BuiltNetwork:
+def _masks_file(path: Path, detection: Detection) -> Path:
+    """Where a detector's second network lies: beside the first one.
+
+    Raises:
+        ReadError: `DETACHED_DATA_REFUSED`, a name that leads elsewhere; `FILE_NOT_FOUND`.
+    """
+    return data_file_beside(path, detection.masks.weights_file)
+
+
+def build_torchscript(path: Path, card: Card, trust_code: bool = False) -> BuiltNetwork:
     """The network of a TorchScript file, on the CPU wherever it was saved.
 
     Args:
         path: of the file.
-        _card: as `read_torchscript` gave it.
+        card: as `read_torchscript` gave it.
         trust_code: load it even if it uses operators that reach outside.
 
     Raises:
         ModelError: `WEIGHTS_CORRUPTED`; `CODE_REFUSED`, it uses an operator that could reach files.
+        ReadError: the masks of a detector are missing.
     """
-    return BuiltNetwork(load_scripted(path, trust_code=trust_code))
+    networks = [load_scripted(file, trust_code=trust_code) for file in torchscript_weights(path, card)]
+    return BuiltNetwork(networks[0], masks=networks[1] if card.detection is not None else None)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from medseg.export.network import scripted_bytes, scripted_network
 from medseg.files import whole_file
 from medseg.models.bundle import lower_card
 from medseg.models.bundle_config import BundleConfig
@@ -144,22 +143,8 @@ def write_planned_bundle(
         write_weights(network, folder / file)
 
 
-class _Mean(nn.Module):
-    """The mean answer of several networks."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, image: Tensor) -> Tensor:
-        answers: list[Tensor] = [network(image) for network in self.networks]
-        return torch.stack(answers).mean(dim=0)
-
-
 def write_torchscript(path: Path, networks: Sequence[nn.Module], plan: Plan, files: BundleFiles) -> None:
     """Write the networks as one TorchScript file with both files of the bundle in it, as MONAI does.
-
-    Traced on a patch: networks of a plan do the same for every image.
 
     Args:
         path: file to make.
@@ -170,12 +155,8 @@ def write_torchscript(path: Path, networks: Sequence[nn.Module], plan: Plan, fil
     Raises:
         WriteError: `DISK_FULL`, `NOT_WRITABLE`.
     """
-    whole = networks[0] if len(networks) == 1 else _Mean(networks)
-    example = torch.zeros(1, plan.network["in_channels"], *plan.patch)
-    with torch.inference_mode():
-        traced = torch.jit.trace(whole.eval(), example)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    shape = (1, plan.network["in_channels"], *plan.patch)
     extra = {"metadata.json": files.metadata, "inference.json": files.inference}
-    buffer = io.BytesIO()
-    torch.jit.save(traced, buffer, {name: json.dumps(content).encode() for name, content in extra.items()})
+    contents = {name: json.dumps(content).encode() for name, content in extra.items()}
     with whole_file(path) as stream:
-        stream.write(buffer.getbuffer())
+        stream.write(scripted_bytes(scripted_network(networks, shape), contents))
