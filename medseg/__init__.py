@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from medseg.batch.run import BatchReport, CaseEvent
     from medseg.batch.segment_batch import BatchRecipe, segment_batch
     from medseg.batch.settings import BatchSettings
+    from medseg.cache import set_cache_folder
     from medseg.errors import (
         CancelledError,
         DeviceMemoryError,
@@ -82,7 +83,6 @@ if TYPE_CHECKING:
     from medseg.measure.evaluate import InstanceScore, LabelScore, evaluate_instances, evaluate_labels
     from medseg.measure.regions import Region, measure_regions
     from medseg.measure.shape import Shape, measure_shapes
-    from medseg.models.archived import set_cache_folder
     from medseg.models.card import Card
     from medseg.models.joining import join_models
     from medseg.models.loading import Model, load_model
@@ -339,7 +339,7 @@ _HOME = {
     "separate": "medseg.instances.separate",
     "separate_store": "medseg.instances.store",
     "separation_preset": "medseg.instances.settings",
-    "set_cache_folder": "medseg.models.archived",
+    "set_cache_folder": "medseg.cache",
     "snap_to_edge": "medseg.annotate.live_wire",
     "split_object": "medseg.instances.edits",
     "split_object_at": "medseg.instances.edits",
