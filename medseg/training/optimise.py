@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medseg.errors import ModelError, ReadError
 from medseg.files import whole_file, write_text
+from medseg.training.event_file import write_events
 
 MOST_TOLD = 6
 """Figures of a row that are said aloud; all of them stand in the log."""
@@ -99,9 +100,9 @@ def optimise(
 ) -> nn.Module:
     """Train, or go on with, the network of a task.
 
-    Every `check_every` steps the state goes to `folder/checkpoint.pt` (whole or not at all) and a row
-    to `folder/log.csv`. A second call with the same folder resumes: it gives the weights that an
-    undisturbed run gives, since nothing but the step decides what is drawn.
+    Every `check_every` steps the state goes to `folder/checkpoint.pt` (whole or not at all), and a row to
+    `folder/log.csv` and to a file for TensorBoard. A second call with the same folder resumes: it gives the
+    weights that an undisturbed run gives, since nothing but the step decides what is drawn.
 
     Args:
         task: what is learned.
@@ -161,6 +162,7 @@ def optimise(
             }
             _write(state, checkpoint)
             write_log(history, folder / "log.csv")
+            write_events(history, folder)
             report(", ".join(f"{name} {value:.4g}" for name, value in list(row.items())[:MOST_TOLD]))
             losses, began = [], time.monotonic()
     return average.eval()

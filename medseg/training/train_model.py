@@ -23,6 +23,7 @@ from medseg.models.loading import choose_device
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.training.dataset import list_dataset
 from medseg.training.dataset_check import CheckedDataset, check_dataset
+from medseg.training.event_file import write_events
 from medseg.training.fingerprint import Fingerprint, fingerprint_of
 from medseg.training.fitting import (
     CHECKS,
@@ -333,6 +334,9 @@ def _publish(
     write_planned_bundle(bundle, networks, story.plan, files, history)
     for number in range(len(folds)):
         shutil.copyfile(partial / f"fold_{number}" / "log.csv", bundle / "docs" / f"log_{number}.csv")
+        events = bundle / "docs" / "tensorboard" / f"fold_{number}"
+        events.mkdir(parents=True)
+        write_events(folds[number].history, events)
     for name in ("plan.json", "fingerprint.json"):
         shutil.copyfile(partial / name, bundle / "configs" / name)
     write_training_report(story, bundle / "docs")

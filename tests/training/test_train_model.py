@@ -226,6 +226,8 @@ def test_the_plan_and_the_fingerprint_stay_with_the_model(learned: Trained) -> N
     rows = read_log(learned.folder / "docs" / "log_0.csv")
     assert np.diff([row["step"] for row in rows]).min() > 0
     assert rows[-1]["loss"] < rows[0]["loss"]
+    (events,) = (learned.folder / "docs" / "tensorboard" / "fold_0").iterdir()
+    assert events.name.startswith("events.out.tfevents")
 
 
 def test_the_report_stands_alone_and_the_card_tells_data_figures_and_licence(learned: Trained) -> None:
