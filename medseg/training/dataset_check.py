@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import ReadError
-from medseg.labels import LabelSet
+from medseg.labels import Label, LabelSet, colour_of_id
 from medseg.measure.regions import measure_regions
 from medseg.measure.sides import find_swapped_sides
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
@@ -53,6 +53,7 @@ class CaseFacts:
         pieces: connected ones of the foreground.
         image_sha256: of the voxels and the grid of all images together.
         label_sha256: likewise.
+        labels: classes as the label file describes them.
         fold: as in `Case`.
     """
 
@@ -69,6 +70,7 @@ class CaseFacts:
     pieces: int
     image_sha256: str
     label_sha256: str
+    labels: LabelSet
     fold: int | None = None
 
 
@@ -85,6 +87,7 @@ class CheckedDataset:
         has_objects: whether labels are numbers of objects and not of classes.
         file_ids: id in the label files to id in `class_names`, where they differ; else empty.
         unlabelled: ids in `class_names` that no label file tells of, since a model brought them along.
+        described: classes that come with a colour or a code, by their names in small letters.
     """
 
     cases: tuple[Case, ...]
@@ -95,6 +98,7 @@ class CheckedDataset:
     has_objects: bool = False
     file_ids: Mapping[int, int] = field(default_factory=dict)
     unlabelled: frozenset[int] = frozenset()
+    described: Mapping[str, Label] = field(default_factory=dict)
     grave: tuple[Fault, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +176,7 @@ def check_dataset(
         names,
         dataset.channel_names,
         has_objects,
+        described={} if has_objects else described(label for one in known for label in one.labels),
     )
 
 
@@ -200,6 +205,7 @@ def case_facts(case: Case, data: CaseData) -> CaseFacts:
         pieces=int(cc3d.connected_components(data.labels.array > 0, return_N=True)[1]),
         image_sha256=" ".join(hash_volume(image) for image in data.images),
         label_sha256=hash_volume(data.labels),
+        labels=data.labels.labels,
         fold=case.fold,
     )
 
@@ -212,6 +218,15 @@ def _finite(sample: npt.NDArray[np.generic]) -> FloatArray:
 def stated_names(data: CaseData) -> dict[int, str]:
     """Names that say more than the id."""
     return {i: name for i, name in data.labels.labels.names.items() if name != f"label {i}"}
+
+
+def described(labels: Iterable[Label]) -> dict[str, Label]:
+    """Those that have a code or a colour of their own, by their names in small letters; the first counts."""
+    found: dict[str, Label] = {}
+    for label in labels:
+        if label.code is not None or label.colour != colour_of_id(label.id):
+            found.setdefault(label.name.casefold(), label)
+    return found
 
 
 def class_table(facts: Sequence[CaseFacts], stated: Mapping[int, str]) -> dict[int, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medseg.labels import Code, Colour
 from medseg.training.dataset_check import CaseFacts, CheckedDataset
 
 
@@ -42,6 +43,8 @@ class ClassFacts:
         cases: in which it occurs.
         median_volume_mm3: over these.
         share: of all voxels of the dataset.
+        colour: that viewers give it, where labels or a model that was started from state one.
+        code: what it is in a published vocabulary, likewise.
     """
 
     id: int
@@ -49,6 +52,8 @@ class ClassFacts:
     cases: int
     median_volume_mm3: float
     share: float
+    colour: Colour | None = None
+    code: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,9 @@ def _class(dataset: CheckedDataset, facts: tuple[CaseFacts, ...], i: int, name: 
     volumes = [n * np.prod(one.spacing_mm) for n, one in zip(counts, facts, strict=True) if n]
     total = sum(int(np.prod(one.shape)) for one in facts)
     median = float(np.median(volumes)) if volumes else 0.0
-    return ClassFacts(i, name, len(volumes), median, sum(counts) / total)
+    label = dataset.described.get(name.casefold())
+    look = (None, None) if label is None else (label.colour, label.code)
+    return ClassFacts(i, name, len(volumes), median, sum(counts) / total, *look)
 
 
 def typical_diameter_mm(facts: tuple[CaseFacts, ...]) -> float:

@@ -66,7 +66,11 @@ def bundle_files(plan: Plan, fingerprint: Fingerprint, about: Mapping[str, Any])
     """
     names = fingerprint.channel_names or tuple(f"image {n + 1}" for n in range(len(fingerprint.channels)))
     classes = {"0": "background"} | {str(n): one.name for n, one in enumerate(fingerprint.classes, start=1)}
-    own: Config = {"label_ids": {str(n): one.id for n, one in enumerate(fingerprint.classes, start=1)}}
+    own: Config = {
+        "label_ids": {str(n): one.id for n, one in enumerate(fingerprint.classes, start=1)},
+        "colours": {str(one.id): list(one.colour) for one in fingerprint.classes if one.colour},
+        "codes": {str(one.id): asdict(one.code) for one in fingerprint.classes if one.code},
+    }
     after = postprocessing({"softmax": True}, {"argmax": True})
     if plan.has_objects:
         classes = {"0": "depth in the object", "1": "object"}

@@ -25,7 +25,7 @@ from medseg.models.loading import Model, load_model
 from medseg.models.networks import without_devices
 from medseg.models.registry import find_model
 from medseg.training.case_reading import CaseData
-from medseg.training.dataset_check import CheckedDataset
+from medseg.training.dataset_check import CheckedDataset, described
 from medseg.training.plan import FACTORS, Plan, Shape
 from medseg.training.prepared import Complete
 from medseg.training.transfer import Transfer, transfer_weights
@@ -78,6 +78,7 @@ class Start:
         """A dataset whose classes are those of the model, in their order, and then its own new ones.
 
         A class of the same name is the same class. A new one keeps its id where the model has not taken it.
+        Colours and codes are the model's, where it states any.
         Datasets of objects, and models of objects, have no classes in common.
         """
         if dataset.has_objects or self.has_objects:
@@ -91,7 +92,8 @@ class Start:
             file_ids[file_id] = free if same is None else same
             names.setdefault(file_ids[file_id], name)
         unlabelled = frozenset(names) - frozenset(file_ids.values())
-        return replace(dataset, class_names=names, file_ids=file_ids, unlabelled=unlabelled)
+        looks = {**dataset.described, **described(self.card.labels)}
+        return replace(dataset, class_names=names, file_ids=file_ids, unlabelled=unlabelled, described=looks)
 
     def planned(self, plan: Plan) -> Plan:
         """The plan of a dataset, with the model's network, and with its grid where both learn classes.

@@ -13,11 +13,14 @@ from tiny_bundle import write_tiny_bundle
 import medseg
 from medseg.cli.main import run
 from medseg.errors import ModelError, ReadError
-from medseg.labels import LabelSet
+from medseg.labels import Code, Label, LabelSet, colour_of_id
 from medseg.measure.overlap import label_overlaps
 from medseg.models.loading import load_model
 from medseg.training.dataset import list_dataset
 from medseg.training.dataset_check import check_dataset
+from medseg.training.fingerprint import fingerprint_of
+from medseg.training.plan import make_plan
+from medseg.training.plan_bundle import bundle_files
 from medseg.training.settings import TrainingSettings
 from medseg.training.start import Start, halved, read_start
 from medseg.training.train_model import train
@@ -89,6 +92,10 @@ def test_a_continued_model_answers_as_before_and_knows_more(start: Start, boxes:
     assert (model.card.spacing_mm, model.card.orientation) == (start.card.spacing_mm, start.card.orientation)
     assert model.card.intensity == start.card.intensity
     assert any("widened" in words for words in told)
+    kept = [model.card.labels.find(i) for i in (10, 49, 24)]
+    assert kept == [start.card.labels.find(i) for i in (10, 49, 24)]  # colours and codes too
+    assert kept[0].code is not None
+    assert model.card.labels.find(50).colour == colour_of_id(50)
     image, _ = ball_and_box(50)
     before, after = (medseg.predict(image, one) for one in (start.model, model))
     is_old = after.array != 50
@@ -144,6 +151,20 @@ def test_models_that_cannot_be_continued_are_refused(start: Start, boxes: Path, 
     words = ["train", str(boxes), "-o", str(tmp_path / "out"), "--steps", "2"]
     assert run([*words, "--from", "no-such-model"]) == 1
     assert run([*words, "--from", str(plain)]) == 1
+
+
+def test_colours_and_codes_of_the_label_files_reach_the_model(tmp_path: Path) -> None:
+    ball = Label(1, "ball", (1, 2, 3))
+    box = Label(2, "box", colour_of_id(2), Code("SCT", "10200004", "Liver"))
+
+    def coloured(number: int) -> tuple[medseg.Volume, medseg.LabelVolume]:
+        image, labels = ball_and_box(number)
+        return image, replace(labels, labels=LabelSet((ball, box)))
+
+    checked = check_dataset(list_dataset(write_dataset(tmp_path / "data", 2, coloured)))
+    fingerprint = fingerprint_of(checked)
+    card = bundle_files(make_plan(fingerprint), fingerprint, {"name": "mine"}).card
+    assert tuple(card.labels) == (ball, box)
 
 
 @pytest.mark.parametrize(
