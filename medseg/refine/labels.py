@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from medseg.geometry import require_same_grid
 from medseg.instances.separate import bounding_box
 from medseg.machine import free_memory_bytes
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
-from medseg.refine.settings import RefinementSettings
+from medseg.refine.settings import RefinementSettings, odds_to_overcome
 from medseg.volume import InstanceVolume, LabelVolume, Volume
 
 # What needs numba is imported inside the functions: loading it costs a second that `--help` should not pay.
@@ -87,20 +86,19 @@ def refine_labels(
 def _require_pull(settings: RefinementSettings, classes: int) -> None:
     """Return if neighbours that all agree can change a label.
 
-    Doubt is shared among all other classes: of many, each starts so unlikely that weak pulls do nothing.
-
     Raises:
         SettingsError: `NOTHING_CAN_CHANGE`.
     """
-    pull = settings.appearance_weight + settings.smoothness_weight
+    pull = sum(settings.weights(classes))
     if pull == 0:
         return
-    odds = math.log(settings.confidence * (classes - 1) / (1 - settings.confidence))
+    odds = odds_to_overcome(classes, settings.confidence)
     if pull <= odds:
         raise SettingsError(
             "NOTHING_CAN_CHANGE",
             f"expected weights of more than {odds:.1f} together to move any label of {classes} classes, got "
-            f"{pull:g}; raise --appearance-weight to {2 * odds:.0f} or so, or lower --confidence",
+            f"{pull:g}; leave both out, raise --appearance-weight to "
+            f"{2 * odds:.0f} or so, or lower --confidence",
         )
 
 

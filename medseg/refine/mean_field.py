@@ -71,6 +71,11 @@ class Field:
         )
 
     @property
+    def weights(self) -> tuple[float, float]:
+        """Pulls of appearance and smoothness."""
+        return self.settings.weights(self.classes)
+
+    @property
     def needed_bytes(self) -> int:
         """Memory of the grids."""
         cells = [int(np.prod([axis.cells for axis in axes])) for axes in self.axes]
@@ -87,7 +92,7 @@ def rounds(field: Field) -> Iterator[npt.NDArray[np.uint16] | None]:
     settings, shape = field.settings, field.labels.shape
     channels = field.classes + 1  # the last one counts voxels
     steps = np.array([[axis.step for axis in grid] for grid in axes], dtype=np.float32)
-    weights = np.array([settings.appearance_weight, settings.smoothness_weight], dtype=np.float32)
+    weights = np.array(field.weights, dtype=np.float32)
     start = first_beliefs(field.classes, settings.confidence)
     grids: Grids = (empty_grid(axes[0], channels), empty_grid(axes[1], channels))
     for _ in range(settings.iterations):

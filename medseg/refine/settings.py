@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from medseg.settings_bounds import check_bounds
+
+USUAL_CONFIDENCE = 0.7
+FEW_CLASSES = 3
+USUAL_APPEARANCE, USUAL_SMOOTHNESS = 3.0, 1.0
+"""Weights for up to `FEW_CLASSES`."""
+
+
+def odds_to_overcome(classes: int, confidence: float) -> float:
+    """Pull beyond which neighbours that all agree change a label: its first belief over that of another.
+
+    Doubt is shared among all other classes (as in Krähenbühl's example and `unary_from_labels` of
+    pydensecrf), so each starts the less likely the more there are.
+    """
+    return math.log(confidence * (classes - 1) / (1 - confidence))
 
 
 @dataclass(frozen=True)
@@ -16,12 +31,17 @@ class RefinementSettings:
     """
 
     confidence: float = field(
-        default=0.7,
+        default=USUAL_CONFIDENCE,
         metadata={"help": "how sure every label is to begin with", "min": 0.01, "max": 0.999},
     )
-    appearance_weight: float = field(
-        default=3.0,
-        metadata={"help": "pull of voxels that are near and look alike", "min": 0.0, "max": 100.0},
+    appearance_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "pull of voxels that are near and look alike; 3 for up to three classes, more for more "
+            "if left out",
+            "min": 0.0,
+            "max": 100.0,
+        },
     )
     appearance_mm: float = field(
         default=6.0,
@@ -35,9 +55,14 @@ class RefinementSettings:
             "max": 10.0,
         },
     )
-    smoothness_weight: float = field(
-        default=1.0,
-        metadata={"help": "pull of voxels that are near, whatever they look like", "min": 0.0, "max": 100.0},
+    smoothness_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "pull of voxels that are near, whatever they look like; 1 for up to three classes, more "
+            "for more if left out",
+            "min": 0.0,
+            "max": 100.0,
+        },
     )
     smoothness_mm: float = field(
         default=2.0,
@@ -49,3 +74,21 @@ class RefinementSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+    def weights(self, classes: int) -> tuple[float, float]:
+        """Pulls of appearance and smoothness.
+
+        What is left out grows with the odds to overcome at the usual confidence, so the share of neighbours
+        that must agree to change a label stays what it is for three classes. For 21 classes that is 7.5 and
+        2.5; Krähenbühl's example takes 10 and 3.
+
+        Args:
+            classes: that stand in the label map, background among them; 2 or more.
+        """
+        few, many = FEW_CLASSES, max(classes, FEW_CLASSES)
+        growth = odds_to_overcome(many, USUAL_CONFIDENCE) / odds_to_overcome(few, USUAL_CONFIDENCE)
+        appearance, smoothness = self.appearance_weight, self.smoothness_weight
+        return (
+            growth * USUAL_APPEARANCE if appearance is None else appearance,
+            growth * USUAL_SMOOTHNESS if smoothness is None else smoothness,
+        )

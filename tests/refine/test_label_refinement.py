@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 
 import medseg
 from medseg.cli.main import run
@@ -21,7 +22,7 @@ from medseg.labels import LabelSet
 from medseg.refine import labels as refining
 from medseg.refine.labels import refine_labels
 from medseg.refine.mean_field import Field, first_beliefs, rounds
-from medseg.refine.settings import RefinementSettings
+from medseg.refine.settings import RefinementSettings, odds_to_overcome
 from medseg.volume import InstanceVolume, LabelVolume, Volume
 
 SPACING = (1.0, 1.5, 3.0)
@@ -50,11 +51,7 @@ def mean_field_of_all_pairs(field: Field) -> FloatArray:
     for _ in range(field.settings.iterations):
         belief = np.exp(energy - energy.max(1, keepdims=True))
         belief /= belief.sum(1, keepdims=True)
-        energy = (
-            start
-            + field.settings.appearance_weight * appearance @ belief
-            + field.settings.smoothness_weight * smoothness @ belief
-        )
+        energy = start + field.weights[0] * appearance @ belief + field.weights[1] * smoothness @ belief
     return energy
 
 
@@ -125,6 +122,43 @@ def test_a_noisy_label_map_comes_nearer_to_the_truth() -> None:
     assert dice(refine_labels(noisy, image), truth) > 0.97
 
 
+def cells_scan(classes: int) -> tuple[LabelVolume, LabelVolume, Volume]:
+    """Cells of one class each: truth, labels with a fifth of them wrong, and a noisy image."""
+    rng = np.random.default_rng(classes)
+    geometry = Geometry.from_spacing((40, 40, 20), (1.0, 1.0, 2.0))
+    points = np.indices(geometry.shape).reshape(3, -1).T * np.array(geometry.spacing_mm)
+    seeds = points[rng.choice(len(points), classes, replace=False)]
+    truth = cKDTree(seeds).query(points)[1].reshape(geometry.shape)
+    blobs = gaussian_filter(rng.normal(size=geometry.shape), 2)
+    wrong = (blobs > np.quantile(blobs, 0.9)) | (rng.random(geometry.shape) < 0.1)
+    noisy = np.where(wrong, (truth + rng.integers(1, classes, truth.shape)) % classes, truth)
+    image = rng.permutation(np.linspace(0, 400, classes))[truth] + rng.normal(0, 20, truth.shape)
+    names = LabelSet.unnamed(range(1, classes))
+    right, given_labels = (LabelVolume(array.astype(np.uint8), geometry, names) for array in (truth, noisy))
+    return right, given_labels, Volume(image.astype(np.float32), geometry)
+
+
+@pytest.mark.parametrize("classes", [2, 8, 33])
+def test_any_number_of_classes_is_refined_without_a_flag(classes: int, tmp_path: Path) -> None:
+    truth, noisy, image = cells_scan(classes)
+    labels, scan, better = (str(tmp_path / f"{name}.nii.gz") for name in ("labels", "scan", "better"))
+    medseg.write_labels(noisy, labels)
+    medseg.write_volume(image, scan)
+    assert run(["refine", labels, "--image", scan, "-o", better]) == 0
+    assert dice(noisy, truth) < 0.9
+    assert dice(medseg.read_labels(better), truth) > 0.95
+    assert dice(refine_labels(truth, image), truth) > 0.99
+
+
+def test_the_usual_weights_ask_the_same_share_of_neighbours_of_any_number_of_classes() -> None:
+    usual = RefinementSettings()
+    assert usual.weights(2) == usual.weights(3) == (3.0, 1.0)
+    shares = [odds_to_overcome(n, 0.7) / sum(usual.weights(n)) for n in range(3, 120)]
+    assert shares == pytest.approx([shares[0]] * len(shares))
+    assert RefinementSettings(appearance_weight=0.0).weights(33)[0] == 0
+    assert RefinementSettings(smoothness_weight=5.0).weights(33) == (usual.weights(33)[0], 5.0)
+
+
 def test_pulls_too_weak_for_many_classes_are_told() -> None:
     """Never a run that cannot do anything: with the weights of the message, labels do change."""
     _, noisy, image = ball_scan()
@@ -132,7 +166,7 @@ def test_pulls_too_weak_for_many_classes_are_told() -> None:
     crowded[0, 0, :] = np.arange(3, 3 + crowded.shape[2])
     labels = LabelVolume(crowded, noisy.geometry, LabelSet.unnamed(range(1, 3 + crowded.shape[2])))
     with pytest.raises(SettingsError) as caught:
-        refine_labels(labels, image, RefinementSettings(appearance_weight=2.0))
+        refine_labels(labels, image, RefinementSettings(appearance_weight=2.0, smoothness_weight=1.0))
     assert caught.value.code == "NOTHING_CAN_CHANGE"
     found = refine_labels(labels, image, RefinementSettings(appearance_weight=8.0))
     assert not np.array_equal(found.array, crowded)
