@@ -35,6 +35,15 @@ class TrainFlags(TrainingSettings):
         given = {item.name: getattr(self, item.name) for item in fields(FineTuneSettings)}
         return FineTuneSettings(**{name: value for name, value in given.items() if value or name in _ZEROS})
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Flags that were given, and that tuning a model of objects does not know."""
+        known = {item.name for item in fields(FineTuneSettings)} | {"skip_faulty", "labels"}
+        own = [item for item in fields(TrainingSettings) if item.name not in known]
+        return tuple(
+            f"--{item.name.replace('_', '-')}" for item in own if getattr(self, item.name) != item.default
+        )
+
 
 _ZEROS = ("synthetic_windows", "seed", "threads")
 """Fields of `FineTuneSettings` in which 0 is a choice."""
@@ -81,7 +90,7 @@ def train(
     elif dataset is None:
         raise SettingsError("DATASET_NEEDED", "expected a dataset, got none; name its folder")
     elif start and _knows_objects(start):
-        _go_on(dataset, start, output, flags.fine_tuning, json=json)
+        _go_on(dataset, start, output, flags, json=json)
     else:
         _learn(dataset, output, flags.training, start or None, json=json)
 
@@ -129,15 +138,24 @@ def _learn(dataset: Path, output: Path, settings: TrainingSettings, start: str |
     say(f"written: {done.folder}; use it with --model {done.folder}")
 
 
-def _go_on(dataset: Path, start: str, output: Path, settings: FineTuneSettings, *, json: bool) -> None:
+def _go_on(dataset: Path, start: str, output: Path, flags: TrainFlags, *, json: bool) -> None:
     from medseg.models.loading import load_model
     from medseg.training.annotated import read_pairs
+    from medseg.training.dataset import list_dataset
+    from medseg.training.dataset_check import check_dataset, require_sound
     from medseg.training.fine_tune import fine_tune
+    from medseg.training.start import require_images
+    from medseg.training.workplace import require_new
 
-    pairs = read_pairs(dataset)
+    require_new(output)
+    if flags.idle:
+        say(f"note: a model of objects is tuned; {', '.join(flags.idle)} do not count then")
     model = load_model(start, device="cpu")
     with progress_bar() as report:
-        done = fine_tune(model, pairs, output, settings, report)
+        checked = check_dataset(list_dataset(dataset), "objects", report)
+        checked = require_sound(checked, say, skip_faulty=flags.skip_faulty)
+        require_images(model.card, len(checked.cases[0].images))
+        done = fine_tune(model, read_pairs(checked), output, flags.fine_tuning, report)
     if json:
         print_json(
             {

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import ReadError, VolumeError
-from medseg.geometry import require_same_grid
-from medseg.io.formats import known_suffixes, read_labels, read_volume
 from medseg.models.card import Card
 from medseg.preprocess.prepare import card_grid
 from medseg.resample import resample_labels, resample_volume
-from medseg.training.instance_target import normalised_distance
+from medseg.training.case_reading import read_case_data
+from medseg.training.dataset_check import CheckedDataset
+from medseg.training.instance_target import mean_diameter_mm, normalised_distance
 from medseg.training.nuclei import Sample, scaled
 from medseg.volume import LabelVolume, Volume
-
-IMAGES, LABELS = "images", "labels"
-LARGEST_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,72 +31,26 @@ class Pair:
     labels: LabelVolume
 
 
-def read_pairs(dataset: Path) -> tuple[Pair, ...]:
-    """Read `images/NAME.*` with `labels/NAME.*`, in the order of their names.
+def read_pairs(dataset: CheckedDataset) -> tuple[Pair, ...]:
+    """The first image of every case with its objects.
 
     Args:
-        dataset: folder that holds both folders.
+        dataset: of objects.
 
     Raises:
-        ReadError: `NOT_A_DATASET`, a folder is missing or empty; `PAIR_MISSING`, an image without
-            labels, or labels without an image; or a file cannot be read.
-        GeometryError: image and labels of one name lie on two grids.
-        VolumeError: labels without any object.
+        ReadError: a file can no longer be read.
     """
-    images, labels = _by_name(dataset / IMAGES), _by_name(dataset / LABELS)
-    if not images:
-        raise ReadError(
-            "NOT_A_DATASET",
-            f"expected a folder with {IMAGES}/NAME.tif and {LABELS}/NAME.tif (or another image format), "
-            "got none of them; sort the files so",
-        )
-    lonely = len(set(images) ^ set(labels))
-    if lonely:
-        raise ReadError(
-            "PAIR_MISSING",
-            f"expected a file of the same name in {IMAGES} and {LABELS} each, got {lonely} without a "
-            "partner; complete or remove them",
-        )
-    return tuple(_pair(images[name], labels[name]) for name in sorted(images))
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Readable files by their names without suffix."""
-    if not folder.is_dir():
-        return {}
-    suffixes = sorted(known_suffixes(), key=len, reverse=True)
-    found = {}
-    for file in sorted(folder.iterdir()):
-        suffix = next((s for s in suffixes if file.name.lower().endswith(s)), None)
-        if suffix is not None and not file.name.startswith("."):
-            found[file.name[: -len(suffix)]] = file
-    return found
-
-
-def _pair(image_file: Path, label_file: Path) -> Pair:
-    image, labels = read_volume(image_file), read_labels(label_file)
-    require_same_grid(image.geometry, labels.geometry, "image and labels of one name")
-    low, high = int(labels.array.min()), int(labels.array.max())
-    if high < 1 or low < 0 or high > LARGEST_ID:
-        raise VolumeError(
-            "NO_OBJECTS",
-            f"expected object ids from 1 to {LARGEST_ID} and 0 for background, got {low} to {high}; "
-            "number the objects",
-        )
-    return Pair(image, labels)
+    cases = [read_case_data(case) for case in dataset.cases]
+    return tuple(Pair(data.images[0], data.labels) for data in cases)
 
 
 def typical_diameter_mm(pairs: Sequence[Pair]) -> float:
-    """Mean diameter of the balls with the objects' volumes, weighted by volume.
-
-    Specks and objects that the border cuts off count little.
-    """
+    """Diameter of a typical object of the pairs; see `mean_diameter_mm`."""
     volumes = []
     for pair in pairs:
         sizes = np.unique(pair.labels.array[pair.labels.array > 0], return_counts=True)[1]
         volumes.append(sizes * pair.labels.geometry.voxel_volume_mm3)
-    all_volumes = np.concatenate(volumes)
-    return float(np.average(np.cbrt(6 / np.pi * all_volumes), weights=all_volumes))
+    return mean_diameter_mm(np.concatenate(volumes))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import ReadError
+from medseg.errors import ReadError, VolumeError
 from medseg.labels import Label, LabelSet, colour_of_id
 from medseg.measure.regions import measure_regions
 from medseg.measure.sides import find_swapped_sides
@@ -28,6 +28,9 @@ MOST_CLASSES = 250
 
 LEAST_OBJECTS = 8
 """Fewer numbered things in every case may well be classes."""
+
+MOST_TOLD = 40
+"""Faults that an error spells out."""
 
 AXES = "RAS"
 """Facts of shape and spacing are told along these axes, as the network will see them."""
@@ -177,6 +180,36 @@ def check_dataset(
         dataset.channel_names,
         has_objects,
         described={} if has_objects else described(label for one in known for label in one.labels),
+    )
+
+
+def require_sound(
+    dataset: CheckedDataset, tell: Callable[[str], None], *, skip_faulty: bool = False
+) -> CheckedDataset:
+    """The dataset, where nothing grave is wrong with it; what is not grave is told.
+
+    Args:
+        dataset: of `check_dataset`.
+        tell: told every fault that does not stop the training.
+        skip_faulty: whether to go on without the cases that have a grave fault, if some are left.
+
+    Raises:
+        VolumeError: `DATASET_FAULTS`, naming every grave one.
+    """
+    fatal = [fault for fault in dataset.grave if not fault.case or not skip_faulty]
+    is_sound = not fatal and bool(dataset.cases)
+    for fault in dataset.faults:
+        if is_sound or not fault.is_grave:
+            tell(fault.words)
+    if is_sound:
+        return dataset
+    told = "".join(f"\n  {fault.words}" for fault in dataset.grave[:MOST_TOLD])
+    more = len(dataset.grave) - MOST_TOLD
+    rest = f"\n  … and {more} more" if more > 0 else ""
+    raise VolumeError(
+        "DATASET_FAULTS",
+        f"expected a sound dataset, got {len(dataset.grave)} grave fault(s); repair them, or train without "
+        f"these cases by --skip-faulty:{told}{rest}",
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import ModelError
+from medseg.errors import ModelError, VolumeError
 from medseg.models.card import Card
 from medseg.models.loading import Model
 from medseg.objects import with_diameter
@@ -26,17 +26,14 @@ from medseg.training.nuclei import (
     window_loss,
     window_of,
 )
-from medseg.training.nuclei_publish import write_object_bundle
+from medseg.training.nuclei_publish import LEAST_DEPTH, write_object_bundle
 from medseg.training.nuclei_recipe import NucleiRecipe
-from medseg.training.optimise import optimise
+from medseg.training.optimise import optimise, read_log, write_logs
 from medseg.training.settings import FineTuneSettings
 from medseg.training.workplace import threads, workplace
 
 STAGE = "train"
 """Name of the stage in progress reports; a unit is a step of the optimiser."""
-
-LEAST_DEPTH = 0.4
-"""Doubtful objects count more than in a model that has not seen the user's images."""
 
 ZOOMS = (0.87, 1.0, 1.15)
 """Sizes at which annotated objects are shown, since those of other images differ a little."""
@@ -129,6 +126,7 @@ def fine_tune(
 
     Raises:
         ModelError: `NO_OBJECTS_LEARNED`, the model learned no objects.
+        VolumeError: `NO_OBJECTS`, nothing is drawn in any image.
         WriteError: the folder exists already, or cannot be written.
         ReadError: `TRAINING_CHANGED`, what lies in progress was begun with other images or settings.
         CancelledError: a stop was asked for; what was done is kept.
@@ -136,6 +134,11 @@ def fine_tune(
     settings, folder = settings or FineTuneSettings(), Path(folder)
     recipe = _recipe(model, settings)
     diameter = typical_diameter_mm(pairs)
+    if not diameter:
+        raise VolumeError(
+            "NO_OBJECTS",
+            "expected images whose objects are numbered from 1 on, got background alone; draw some objects",
+        )
     partial = workplace(folder, _words(model, pairs, settings))
     cards = [with_diameter(model, diameter / zoom).card for zoom in ZOOMS]
     task = _AnnotatedTask(pairs, recipe, settings, cards, (progress, cancel))
@@ -155,7 +158,7 @@ def fine_tune(
     bundle = partial / "bundle"
     sizes = {"diameter_mm": diameter, "least_depth": LEAST_DEPTH}
     write_object_bundle(network, recipe, bundle, about, sizes, history)
-    shutil.copyfile(partial / "run" / "log.csv", bundle / "docs" / "log.csv")
+    write_logs(read_log(partial / "run" / "log.csv"), bundle / "docs")
     bundle.replace(folder)
     shutil.rmtree(partial, ignore_errors=True)
     return FineTuned(folder, len(pairs), objects, diameter)

@@ -12,6 +12,7 @@ import numpy as np
 
 from medseg.labels import Code, Colour
 from medseg.training.dataset_check import CaseFacts, CheckedDataset
+from medseg.training.instance_target import mean_diameter_mm
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def fingerprint_of(dataset: CheckedDataset) -> Fingerprint:
         zero_share=float(np.median([one.zero_share for one in facts])),
         classes=tuple(_class(dataset, facts, i, name) for i, name in dataset.class_names.items()),
         pieces=float(np.median([one.pieces for one in facts])),
-        object_diameter_mm=typical_diameter_mm(facts) if dataset.has_objects else 0.0,
+        object_diameter_mm=_diameter_mm(facts) if dataset.has_objects else 0.0,
     )
 
 
@@ -139,7 +140,8 @@ def _class(dataset: CheckedDataset, facts: tuple[CaseFacts, ...], i: int, name: 
     return ClassFacts(i, name, len(volumes), median, sum(counts) / total, *look)
 
 
-def typical_diameter_mm(facts: tuple[CaseFacts, ...]) -> float:
-    """Mean diameter of the balls with the objects' volumes, weighted by volume: specks count little."""
-    volumes = np.array([n * np.prod(one.spacing_mm) for one in facts for n in one.voxels.values()])
-    return float(np.average(np.cbrt(6 / np.pi * volumes), weights=volumes)) if volumes.size else 0.0
+def _diameter_mm(facts: tuple[CaseFacts, ...]) -> float:
+    """Diameter of a typical object."""
+    return mean_diameter_mm(
+        np.array([n * np.prod(one.spacing_mm) for one in facts for n in one.voxels.values()])
+    )

@@ -38,6 +38,16 @@ def normalised_distance(
     return np.asarray(depth, dtype=np.float32)
 
 
+def mean_diameter_mm(volumes_mm3: npt.NDArray[np.floating]) -> float:
+    """Mean diameter of the balls with the objects' volumes, weighted by volume; 0 where there is none.
+
+    Specks and objects that the border cuts off count little.
+    """
+    if not volumes_mm3.size:
+        return 0.0
+    return float(np.average(np.cbrt(6 / np.pi * volumes_mm3), weights=volumes_mm3))
+
+
 def foreground_and_distance(logits: Tensor, foreground: Tensor, distance: Tensor, known: Tensor) -> Tensor:
     """Cross entropy and soft Dice of the foreground, cross entropy and mean error of the distance.
 

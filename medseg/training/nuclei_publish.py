@@ -24,6 +24,9 @@ from medseg.training.nuclei_recipe import PERCENTILES, NucleiRecipe
 NUCLEI_BUNDLE_VERSION = "0.1.0"
 WINDOW = (64, 64, 64)
 DIAMETER_VOXELS = 12.0
+LEAST_DEPTH = 0.4
+"""Of models that saw the user's own images: doubtful objects count more than in others."""
+
 USUAL_DIAMETER_MM = 0.009
 """For programs that know no other spacing than the bundle's own: a nucleus of 9 um."""
 
@@ -44,6 +47,17 @@ def write_nuclei_bundle(network: nn.Module, recipe: NucleiRecipe, folder: Path) 
         "description": "Nuclei of any size, touching ones told apart, learned from synthetic images alone",
     }
     write_object_bundle(network, recipe, folder, about, {}, asdict(recipe))
+
+
+def separation(diameter_mm: float = 0.0, least_depth: float = 0.5) -> dict[str, Any]:
+    """How depth becomes objects, as the `medseg` block of the metadata says it; see `LearnedDistance`."""
+    return {
+        "height": "learned-distance",
+        "diameter_voxels": DIAMETER_VOXELS,
+        "diameter_mm": diameter_mm,
+        "persistence": 0.1,
+        "least_depth": least_depth,
+    }
 
 
 def write_object_bundle(
@@ -80,14 +94,7 @@ def write_object_bundle(
         channels={"0": "depth in the nucleus", "1": "nucleus"},
         own={
             "label_ids": {"0": 0, "1": 1},
-            "separation": {
-                "height": "learned-distance",
-                "diameter_voxels": DIAMETER_VOXELS,
-                "diameter_mm": 0.0,
-                "persistence": 0.1,
-                "least_depth": 0.5,
-                **sizes,
-            },
+            "separation": separation(**sizes),
         },
     )
     write_bundle(folder, network, metadata, inference, dict(history))

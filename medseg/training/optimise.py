@@ -268,6 +268,23 @@ def write_log(history: Sequence[Row], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
+def write_logs(history: Sequence[Row], folder: Path, number: int = 0) -> None:
+    """Put the log of a run, as a table and for TensorBoard, with a model.
+
+    Args:
+        history: rows in order.
+        folder: `docs` of a bundle.
+        number: of the run: a model may have several.
+
+    Raises:
+        WriteError: `DISK_FULL`, `NOT_WRITABLE`.
+    """
+    write_log(history, folder / f"log_{number}.csv")
+    events = folder / "tensorboard" / f"fold_{number}"
+    events.mkdir(parents=True, exist_ok=True)
+    write_events(history, events)
+
+
 def read_log(path: Path) -> list[Row]:
     """The rows that `write_log` wrote; empty cells are left out."""
     with path.open(newline="", encoding="utf-8") as stream:

@@ -26,7 +26,7 @@ from medseg.training.bundle_files import (
     write_weights,
 )
 from medseg.training.fingerprint import Fingerprint
-from medseg.training.nuclei_publish import DIAMETER_VOXELS
+from medseg.training.nuclei_publish import LEAST_DEPTH, separation
 from medseg.training.plan import Plan
 
 Config = dict[str, Any]
@@ -74,9 +74,7 @@ def bundle_files(plan: Plan, fingerprint: Fingerprint, about: Mapping[str, Any])
     after = postprocessing({"softmax": True}, {"argmax": True})
     if plan.has_objects:
         classes = {"0": "depth in the object", "1": "object"}
-        sizes = {"diameter_voxels": DIAMETER_VOXELS, "diameter_mm": plan.diameter_mm, "least_depth": 0.4}
-        own = {"label_ids": {"0": 0, "1": 1}}
-        own["separation"] = {"height": "learned-distance", "persistence": 0.1, **sizes}
+        own = {"label_ids": {"0": 0, "1": 1}, "separation": separation(plan.diameter_mm, LEAST_DEPTH)}
         after = postprocessing({"sigmoid": True}, {"threshold": 0.5})
     inference = inference_config(
         {k: v for k, v in plan.network.items() if k not in _ONLY_FOR_TRAINING},

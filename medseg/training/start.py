@@ -101,13 +101,7 @@ class Start:
         Raises:
             ModelError: `CANNOT_CONTINUE`, the model takes other images.
         """
-        channels = plan.network["in_channels"]
-        if channels != self.card.in_channels:
-            raise ModelError(
-                "CANNOT_CONTINUE",
-                f"expected {self.card.in_channels} image(s) of each case, as {self.card.name} takes, got "
-                f"{channels}; start from another model",
-            )
+        require_images(self.card, plan.network["in_channels"])
         network = {**self.network, "out_channels": plan.network["out_channels"]}
         rate = min(plan.learning_rate, GENTLE_RATE)
         if plan.has_objects or self.has_objects:
@@ -162,6 +156,20 @@ class Start:
             return replace(truth, array=np.where(is_free, found, truth.array).astype(truth.array.dtype))
 
         return complete
+
+
+def require_images(card: Card, images: int) -> None:
+    """Return if a model takes as many images as each case has.
+
+    Raises:
+        ModelError: `CANNOT_CONTINUE`.
+    """
+    if images != card.in_channels:
+        raise ModelError(
+            "CANNOT_CONTINUE",
+            f"expected {card.in_channels} image(s) of each case, as {card.name} takes, got {images}; start "
+            "from another model",
+        )
 
 
 def read_start(name_or_path: str | Path, device: str) -> Start:

@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from medseg.errors import VolumeError
 from medseg.files import write_json
 from medseg.models.loading import choose_device
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 from medseg.training.dataset import list_dataset
-from medseg.training.dataset_check import CheckedDataset, check_dataset
-from medseg.training.event_file import write_events
+from medseg.training.dataset_check import CheckedDataset, check_dataset, require_sound
 from medseg.training.fingerprint import Fingerprint, fingerprint_of
 from medseg.training.fitting import (
     CHECKS,
@@ -34,7 +32,7 @@ from medseg.training.fitting import (
     seconds_per_step,
 )
 from medseg.training.folds import splits
-from medseg.training.optimise import Row, optimise, polynomial_rate, read_log
+from medseg.training.optimise import Row, optimise, polynomial_rate, read_log, write_logs
 from medseg.training.plan import CPU_BUDGET, Plan, gpu_budget, make_plan
 from medseg.training.plan_bundle import (
     BundleFiles,
@@ -52,9 +50,6 @@ from medseg.training.settings import TrainingSettings
 from medseg.training.start import Start, read_start
 from medseg.training.training_report import Story, write_training_report
 from medseg.training.workplace import require_new, threads, workplace
-
-MOST_TOLD = 40
-"""Faults that an error spells out."""
 
 LEAST_GAIN = 0.002
 """A score that is better by less is no better."""
@@ -164,7 +159,8 @@ def train(
     watch = Watch(progress, cancel, tell)
     device = choose_device(settings.device)
     before = None if start is None else read_start(start, device)
-    checked = _sound(check_dataset(list_dataset(dataset), settings.labels, progress, cancel), settings, watch)
+    checked = check_dataset(list_dataset(dataset), settings.labels, progress, cancel)
+    checked = require_sound(checked, tell, skip_faulty=settings.skip_faulty)
     if before is not None:
         checked = before.continued(checked)
     partial = workplace(folder, _words(checked, settings, before))
@@ -218,29 +214,6 @@ def _about(folder: Path, settings: TrainingSettings, fingerprint: Fingerprint) -
         "license": settings.licence,
         "references": ["Isensee et al., nnU-Net, Nature Methods 18, 2021"],
     }
-
-
-def _sound(checked: CheckedDataset, settings: TrainingSettings, watch: Watch) -> CheckedDataset:
-    """The dataset without its faulty cases, if that is wanted and something is left.
-
-    Raises:
-        VolumeError: `DATASET_FAULTS`.
-    """
-    fatal = [fault for fault in checked.grave if not fault.case or not settings.skip_faulty]
-    is_sound = not fatal and bool(checked.cases)
-    for fault in checked.faults:
-        if is_sound or not fault.is_grave:
-            watch.tell(fault.words)
-    if is_sound:
-        return checked
-    told = "".join(f"\n  {fault.words}" for fault in checked.grave[:MOST_TOLD])
-    more = len(checked.grave) - MOST_TOLD
-    rest = f"\n  … and {more} more" if more > 0 else ""
-    raise VolumeError(
-        "DATASET_FAULTS",
-        f"expected a sound dataset, got {len(checked.grave)} grave fault(s); repair them, or train without "
-        f"these cases by --skip-faulty:{told}{rest}",
-    )
 
 
 def _words(checked: CheckedDataset, settings: TrainingSettings, start: Start | None) -> str:
@@ -332,11 +305,8 @@ def _publish(
     history = {"scores": class_means(story.scored), "faults": list(story.faults)}
     networks = [fold.network.cpu() for fold in folds]
     write_planned_bundle(bundle, networks, story.plan, files, history)
-    for number in range(len(folds)):
-        shutil.copyfile(partial / f"fold_{number}" / "log.csv", bundle / "docs" / f"log_{number}.csv")
-        events = bundle / "docs" / "tensorboard" / f"fold_{number}"
-        events.mkdir(parents=True)
-        write_events(folds[number].history, events)
+    for number, fold in enumerate(folds):
+        write_logs(fold.history, bundle / "docs", number)
     for name in ("plan.json", "fingerprint.json"):
         shutil.copyfile(partial / name, bundle / "configs" / name)
     write_training_report(story, bundle / "docs")

@@ -62,6 +62,24 @@ def test_a_trained_model_segments(dataset: Path, capsys: pytest.CaptureFixture[s
     assert (out / "instances.nii.gz").exists()
 
 
+def test_every_fault_of_annotated_images_is_told_at_once(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dataset / "images" / "lonely.tif").write_bytes((dataset / "images" / "a.tif").read_bytes())
+    (dataset / "images" / "b.tif").write_bytes(b"nothing")
+    (dataset / "labels" / "b.tif").write_bytes((dataset / "labels" / "a.tif").read_bytes())
+    start, out = str(dataset.parent / "start"), str(dataset.parent / "out")
+    words = ["train", str(dataset), "--from", start, "-o", out, "--steps", "1", "--threads", "1"]
+    assert run(words) == 1
+    said = capsys.readouterr().err
+    assert "error [DATASET_FAULTS]" in said
+    assert "[LABEL_MISSING] expected a label for lonely.tif" in said
+    assert "b.tif" in said
+    assert run([*words, "--skip-faulty", "--folds", "3"]) == 0
+    said = capsys.readouterr().err
+    assert "--folds do not count" in said
+
+
 @pytest.mark.parametrize(
     ("words", "code", "exit_code"),
     [

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 import medseg
-from medseg.errors import GeometryError, ModelError, ReadError, SettingsError, VolumeError, WriteError
+from medseg.errors import ModelError, ReadError, SettingsError, VolumeError, WriteError
 from medseg.geometry import Geometry
 from medseg.labels import Label, LabelSet
 from medseg.models.loading import Model, load_model
 from medseg.objects import with_diameter
 from medseg.training.annotated import Pair, on_grid, read_pairs, typical_diameter_mm
+from medseg.training.dataset import list_dataset
+from medseg.training.dataset_check import check_dataset
 from medseg.training.fine_tune import fine_tune
 from medseg.training.instance_target import foreground_and_distance, normalised_distance
 from medseg.training.nuclei import NucleiTask, build_network
@@ -210,28 +212,23 @@ def test_a_model_of_classes_is_no_start(tiny_model: Model, tmp_path: Path) -> No
         fine_tune(other, [annotated(two_balls(), (0.001,) * 3)], tmp_path / "mine")
 
 
-def test_pairs_are_read_by_name(tmp_path: Path) -> None:
+def test_pairs_are_those_of_the_dataset(tmp_path: Path) -> None:
     pair = annotated(two_balls(), (0.001, 0.001, 0.001))
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     medseg.write_volume(pair.image, tmp_path / "images" / "a.tif")
-    with pytest.raises(ReadError, match="without a partner"):
-        read_pairs(tmp_path)
     medseg.write_labels(pair.labels, tmp_path / "labels" / "a.nii.gz")
-    (only,) = read_pairs(tmp_path)
+    (only,) = read_pairs(check_dataset(list_dataset(tmp_path), "objects"))
     assert np.array_equal(only.labels.array, pair.labels.array)
-    medseg.write_labels(
-        annotated(two_balls((1, 1, 2)), (0.001, 0.001, 0.002)).labels, tmp_path / "labels" / "a.nii.gz"
-    )
-    with pytest.raises(GeometryError):
-        read_pairs(tmp_path)
-    medseg.write_labels(
-        replace(pair.labels, array=np.zeros_like(pair.labels.array)), tmp_path / "labels" / "a.nii.gz"
-    )
-    with pytest.raises(VolumeError, match="object ids"):
-        read_pairs(tmp_path)
-    with pytest.raises(ReadError, match="images/NAME"):
-        read_pairs(tmp_path / "images")
+    assert np.array_equal(only.image.array, pair.image.array)
+
+
+def test_images_without_a_drawn_object_are_refused(tiny_model: Model, tmp_path: Path) -> None:
+    pair = annotated(np.zeros_like(two_balls()), (0.001, 0.001, 0.001))
+    with pytest.raises(VolumeError, match="background alone") as caught:
+        fine_tune(tiny_model, [pair], tmp_path / "mine")
+    assert caught.value.code == "NO_OBJECTS"
+    assert not (tmp_path / "mine.partial").exists()
 
 
 def test_settings_out_of_bounds_are_refused() -> None:
