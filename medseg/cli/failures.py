@@ -44,7 +44,9 @@ class Failure:
 def failure_of(error: BaseException) -> Failure:
     """What to tell about an exception that reached the top."""
     match error:
-        case KeyboardInterrupt() | CancelledError():
+        case CancelledError():
+            failure = Failure(error.code, str(error), CANCELLED)
+        case KeyboardInterrupt():
             failure = Failure("CANCELLED", "stopped on request; nothing was written", CANCELLED)
         case SettingsError():
             failure = Failure(error.code, str(error), WRONG_USAGE)

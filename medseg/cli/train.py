@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +13,7 @@ from cyclopts import Parameter
 from medseg.cli.options import Json, takes_settings
 from medseg.cli.screen import print_json, print_table, progress_bar, say
 from medseg.cli.segment import require_writable
-from medseg.errors import SettingsError
+from medseg.errors import CancelledError, SettingsError
 from medseg.training.settings import RECIPES, FineTuneSettings, TrainingSettings
 
 
@@ -81,6 +83,14 @@ def train(
         SettingsError: `DATASET_NEEDED`; `BAD_SETTING`, a recipe and a model to start from.
     """
     require_writable(output.parent)
+    with _kept(output):
+        _train(dataset, output, (start, recipe), flags, json=json)
+
+
+def _train(
+    dataset: Path | None, output: Path, made_from: tuple[str, str], flags: TrainFlags, *, json: bool
+) -> None:
+    start, recipe = made_from
     if recipe and start:
         raise SettingsError(
             "BAD_SETTING", "expected --recipe or --from, got both; a recipe has its own start"
@@ -93,6 +103,27 @@ def train(
         _go_on(dataset, start, output, flags, json=json)
     else:
         _learn(dataset, output, flags.training, start or None, json=json)
+
+
+@contextmanager
+def _kept(output: Path) -> Iterator[None]:
+    """Say on Ctrl-C what is kept, and how to go on.
+
+    Raises:
+        CancelledError: in place of a `KeyboardInterrupt` that came when work had begun.
+    """
+    from medseg.training.workplace import partial_of
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        partial = partial_of(output)
+        if not partial.is_dir():
+            raise
+        raise CancelledError(
+            message=f"stopped on request; what was done is kept in {partial.name}: the same command goes on "
+            "from its last checkpoint"
+        ) from error
 
 
 def _repeat(recipe: str, maps: Path | None, output: Path, threads: int, *, json: bool) -> None:

@@ -106,7 +106,10 @@ def _unpacked(path: Path, count: int) -> bytes:
     with opened(path) as stream:
         if not _is_packed(path):
             return stream.read(count)
-        if stream.read(2) != b"\x1f\x8b":
+        mark = stream.read(2)
+        if not mark:
+            raise ReadError("WRONG_FORMAT", "expected a gzip file, got an empty one; copy it again")
+        if mark != b"\x1f\x8b":
             raise ReadError("WRONG_FORMAT", "expected a gzip file, got something else; drop the suffix .gz")
         stream.seek(0)
         return Inflater(stream, Encoding.GZIP).read(count)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medseg.files import write_json
+from medseg.training.optimise import write_state
 
 Config = dict[str, Any]
 
@@ -39,7 +40,7 @@ def write_bundle(
 
 def write_weights(network: nn.Module, path: Path) -> None:
     """Write a network's weights, on the CPU and each in memory of its own."""
-    torch.save({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, path)
+    write_state({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, path)
 
 
 def bundle_metadata(

@@ -52,18 +52,18 @@ def read_case_data(case: Case) -> CaseData:
 def _read(case: Case) -> CaseData:
     images: list[Volume] = []
     for path in case.images:
-        with _told_of(path):
+        with _told_of(f"image {path.name}"):
             image = read_volume(path)
             check_volume(image)
         if images:
-            _require_grid(path, image.geometry, case.images[0], images[0].geometry)
+            _require_grid(f"image {path.name}", image.geometry, case.images[0], images[0].geometry)
         images.append(image)
     first, path = images[0], label_file(case.labels)
     source = first.dicom if isinstance(first, DicomVolume) else None
-    with _told_of(path):
+    with _told_of(f"labels {path.name}"):
         named = is_dicom_place(path)
         labels = _read_dicom_labels(path, source or first.geometry) if named else read_labels(path)
-    _require_grid(path, labels.geometry, case.images[0], first.geometry)
+    _require_grid(f"labels {path.name}", labels.geometry, case.images[0], first.geometry)
     return CaseData(tuple(images), replace(labels, geometry=first.geometry), named)
 
 
@@ -74,7 +74,7 @@ def label_file(path: Path) -> Path:
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def _told_of(what: str) -> Iterator[None]:
     """Say in which file something went wrong.
 
     Raises:
@@ -83,7 +83,7 @@ def _told_of(path: Path) -> Iterator[None]:
     try:
         yield
     except MedsegError as error:
-        raise ReadError(error.code, f"{path.name}: {error}") from error
+        raise ReadError(error.code, f"{what}: {error}") from error
 
 
 def _read_dicom_labels(path: Path, grid: Geometry | DicomSource) -> LabelVolume:
@@ -95,7 +95,7 @@ def _read_dicom_labels(path: Path, grid: Geometry | DicomSource) -> LabelVolume:
         return read_dicom_rtstruct(path, grid=grid)
 
 
-def _require_grid(path: Path, geometry: Geometry, first_path: Path, first: Geometry) -> None:
+def _require_grid(what: str, geometry: Geometry, first_path: Path, first: Geometry) -> None:
     """Return if a file lies on the grid of the case's first image.
 
     Raises:
@@ -104,12 +104,12 @@ def _require_grid(path: Path, geometry: Geometry, first_path: Path, first: Geome
     if geometry.shape != first.shape:
         raise ReadError(
             "SHAPES_DIFFER",
-            f"expected {path.name} on the grid of {first_path.name}, got shape {geometry.shape} for "
+            f"expected {what} on the grid of image {first_path.name}, got shape {geometry.shape} for "
             f"{first.shape}; resample one onto the other",
         )
     if not first.is_close(geometry):
         raise ReadError(
             "AFFINES_DIFFER",
-            f"expected {path.name} at the place of {first_path.name}, got another affine; draw the labels "
+            f"expected {what} at the place of image {first_path.name}, got another affine; draw the labels "
             "on this image, or copy its header",
         )

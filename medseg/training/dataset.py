@@ -31,6 +31,7 @@ ALWAYS_TRAINING = -1
 """`Case.fold` of a case that is never held out."""
 
 PAIRS_OF_FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
+LIST_SUFFIXES = (".json", ".csv")
 LISTS = ("dataset.json", "datalist.json", "dataset.csv")
 _NOT_IMAGES = frozenset({"label", "name", "case", "split", "fold"})
 
@@ -106,9 +107,11 @@ def list_dataset(path: str | Path) -> Dataset:
         raise ReadError(
             "FILE_NOT_FOUND", "expected a dataset, got a path to nothing; check the spelling of the folder"
         )
+    if path.is_file() and path.suffix.lower() not in LIST_SUFFIXES:
+        raise _not_a_dataset(f"a single file, {path.name}")
     found = _from_list(path) if path.is_file() else _from_folder(path)
     if not found.cases and not found.faults:
-        raise _not_a_dataset()
+        raise _not_a_dataset("no case in it")
     cases = tuple(sorted(_told_apart(found.cases), key=lambda case: case.name))
     twice = sorted({a.name for a, b in itertools.pairwise(cases) if a.name == b.name})
     faults = tuple(Fault("NAME_TWICE", f"expected every name once, got {name} twice", name) for name in twice)
@@ -124,11 +127,11 @@ def _told_apart(cases: Sequence[Case]) -> list[Case]:
     return [replace(case, name="_".join(paths.get(case, ())[shared:]) or case.name) for case in cases]
 
 
-def _not_a_dataset() -> ReadError:
+def _not_a_dataset(got: str) -> ReadError:
     return ReadError(
         "NOT_A_DATASET",
         "expected a folder with images/NAME.nii.gz and labels/NAME.nii.gz (or imagesTr and labelsTr, a MONAI "
-        "datalist .json, a .csv with the columns image and label), got none of them; sort the files so",
+        f"datalist .json, a .csv with the columns image and label), got {got}; sort the files so",
     )
 
 
@@ -139,7 +142,7 @@ def _from_folder(folder: Path) -> Dataset:
     for name in LISTS:
         if (folder / name).is_file():
             return _from_list(folder / name)
-    raise _not_a_dataset()
+    raise _not_a_dataset("none of them")
 
 
 def _from_pairs(folder: Path, image_folder: Path, label_folder: Path) -> Dataset:
@@ -157,6 +160,10 @@ def _from_pairs(folder: Path, image_folder: Path, label_folder: Path) -> Dataset
         for n in sorted(labels.keys() - both)
     ]
     cases = tuple(Case(name, images[name], labels[name]) for name in both)
+    if not images and not labels:
+        strange = [path.name for path in sorted(image_folder.iterdir()) if not path.name.startswith(".")]
+        held = f"such as {strange[0]}" if strange else "the folder is empty"
+        raise _not_a_dataset(f"no file of a known format in {image_folder.name} ({held})")
     about = _parsed(folder / "dataset.json") if (folder / "dataset.json").is_file() else {}
     return Dataset(cases, _class_names(about), _channel_names(about), tuple(lonely))
 

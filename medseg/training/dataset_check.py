@@ -89,7 +89,8 @@ class CheckedDataset:
         channel_names: of the images; empty where nobody tells.
         has_objects: whether labels are numbers of objects and not of classes.
         file_ids: id in the label files to id in `class_names`, where they differ; else empty.
-        unlabelled: ids in `class_names` that no label file tells of, since a model brought them along.
+        unlabelled: ids in `class_names` of which no label file holds a voxel: a list named them, or a model
+            that was started from brought them along.
         described: classes that come with a colour or a code, by their names in small letters.
     """
 
@@ -172,7 +173,7 @@ def check_dataset(
     faults += _of_channels(dataset, known) + _of_copies(known) + _of_numbers(known)
     bad = {fault.case for fault in faults if fault.is_grave}
     kept = tuple(case for case in dataset.cases if case.name not in bad)
-    return CheckedDataset(
+    made = CheckedDataset(
         kept,
         tuple(facts[case.name] for case in kept),
         tuple(sorted(faults, key=lambda fault: not fault.is_grave)),
@@ -181,6 +182,8 @@ def check_dataset(
         has_objects,
         described={} if has_objects else described(label for one in known for label in one.labels),
     )
+    missing = [i for i in names if not any(made.class_voxels(one, i) for one in made.facts)]
+    return replace(made, unlabelled=frozenset(missing))
 
 
 def require_sound(
@@ -206,10 +209,12 @@ def require_sound(
     told = "".join(f"\n  {fault.words}" for fault in dataset.grave[:MOST_TOLD])
     more = len(dataset.grave) - MOST_TOLD
     rest = f"\n  … and {more} more" if more > 0 else ""
+    can_skip = not skip_faulty and bool(dataset.cases) and all(fault.case for fault in dataset.grave)
+    way_out = ", or train without these cases by --skip-faulty" if can_skip else ""
     raise VolumeError(
         "DATASET_FAULTS",
-        f"expected a sound dataset, got {len(dataset.grave)} grave fault(s); repair them, or train without "
-        f"these cases by --skip-faulty:{told}{rest}",
+        f"expected a sound dataset, got {len(dataset.grave)} grave fault(s); repair them{way_out}:"
+        f"{told}{rest}",
     )
 
 

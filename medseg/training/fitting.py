@@ -48,7 +48,7 @@ def fitted_plan(
         try:
             return plan, trial(plan)
         except (MemoryError, RuntimeError) as error:
-            if not _is_short(error):
+            if not is_short_of_memory(error):
                 raise
             smaller = smaller_plan(plan)
             if smaller is None:
@@ -62,7 +62,7 @@ def fitted_plan(
             tell(f"[SMALLER_PLAN] memory is short: now {plan.batch} patch(es) of {sides} voxels a step")
 
 
-def _is_short(error: BaseException) -> bool:
+def is_short_of_memory(error: BaseException) -> bool:
     """Whether an error is one of memory: torch's CPU has no class of its own for it."""
     words = str(error).lower()
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(

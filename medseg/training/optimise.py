@@ -9,7 +9,7 @@ import csv
 import io
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,9 @@ from medseg.training.event_file import write_events
 
 MOST_TOLD = 6
 """Figures of a row that are said aloud; all of them stand in the log."""
+
+SAVE_EVERY_S = 300.0
+"""Seconds of learning that a crash may cost at most, however far the checks are apart."""
 
 Row = dict[str, float]
 """Figures of one check, by name."""
@@ -100,9 +103,10 @@ def optimise(
 ) -> nn.Module:
     """Train, or go on with, the network of a task.
 
-    Every `check_every` steps the state goes to `folder/checkpoint.pt` (whole or not at all), and a row to
-    `folder/log.csv` and to a file for TensorBoard. A second call with the same folder resumes: it gives the
-    weights that an undisturbed run gives, since nothing but the step decides what is drawn.
+    Every `check_every` steps a row goes to `folder/log.csv` and to a file for TensorBoard. Then, and every
+    `SAVE_EVERY_S`, the state goes to `folder/checkpoint.pt`, whole or not at all. A second call with the same
+    folder resumes: it gives the weights that an undisturbed run gives, since nothing but the step decides
+    what is drawn.
 
     Args:
         task: what is learned.
@@ -128,15 +132,15 @@ def optimise(
     average.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=schedule.weight_decay)
     checkpoint = folder / "checkpoint.pt"
-    start, history = 0, list[Row]()
+    start, history, losses, spent = 0, list[Row](), list[float](), 0.0
     if checkpoint.exists():
         state = _read(checkpoint)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         start, history = state["step"], state["history"]
-    losses: list[float] = []
-    began = time.monotonic()
+        losses, spent = state.get("losses", []), state.get("spent", 0.0)
+    began = saved = time.monotonic()
     for step in range(start, schedule.steps):
         if not losses and is_over(history):
             break
@@ -144,27 +148,33 @@ def optimise(
             _copy_statistics(average, network)
         losses.append(_update(network, optimiser, task, schedule, step))
         _move_average(average, network, min(schedule.averaging, (step + 1) / (step + 10)))
-        if (step + 1) % schedule.check_every == 0 or step + 1 == schedule.steps:
+        is_check = (step + 1) % schedule.check_every == 0 or step + 1 == schedule.steps
+        if is_check:
             row: Row = {
                 "step": step + 1,
                 "loss": float(np.mean(losses)),
-                "seconds_per_step": (time.monotonic() - began) / len(losses),
+                "seconds_per_step": (spent + time.monotonic() - began) / len(losses),
                 "learning_rate": schedule.learning_rate_at(step),
             }
             row |= task.check(average.eval())
             history.append(row)
+            write_log(history, folder / "log.csv")  # before the checkpoint, which says that all is done
+            write_events(history, folder)
+            losses, spent, began = [], 0.0, time.monotonic()
+        if is_check or time.monotonic() - saved > SAVE_EVERY_S:
+            saved = time.monotonic()
             state = {
                 "network": network.state_dict(),
                 "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "step": step + 1,
                 "history": history,
+                "losses": losses,
+                "spent": spent + saved - began,
             }
-            _write(state, checkpoint)
-            write_log(history, folder / "log.csv")
-            write_events(history, folder)
-            report(", ".join(f"{name} {value:.4g}" for name, value in list(row.items())[:MOST_TOLD]))
-            losses, began = [], time.monotonic()
+            write_state(state, checkpoint)
+        if is_check:
+            report(", ".join(f"{name} {value:.4g}" for name, value in list(history[-1].items())[:MOST_TOLD]))
     return average.eval()
 
 
@@ -231,10 +241,14 @@ def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
             mean.copy_(now)
 
 
-def _write(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint whole or not at all, so that a full disk leaves the one before."""
+def write_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and what belongs to them, whole or not at all: a full disk leaves the file before.
+
+    Raises:
+        WriteError: `DISK_FULL`, `NOT_WRITABLE`.
+    """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(dict(state), buffer)
     with whole_file(path) as stream:
         stream.write(buffer.getbuffer())
 

@@ -23,7 +23,7 @@ def read_plan(path: Path) -> Plan:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _bad_plan("JSON, got something else") from error
+        raise _bad_plan(f"JSON in {path.name}, got something else ({str(error)[:80]})") from error
     known = {item.name for item in fields(Plan)}
     if not isinstance(content, dict) or not set(content) <= known:
         strange = (

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import MedsegError, ReadError, WriteError
+from medseg.files import FULL_DISK_ERRORS
 from medseg.labels import LabelSet
 from medseg.models.card import Card
 from medseg.preprocess.prepare import card_grid, prepare_channels, straight_grid, without_gaps
@@ -96,9 +97,11 @@ def prepare_cases(
             except OSError as error:
                 if isinstance(error, MedsegError):
                     raise
+                code = "DISK_FULL" if error.errno in FULL_DISK_ERRORS else "NOT_WRITABLE"
                 raise WriteError(
-                    "NOT_WRITABLE",
-                    f"expected room for prepared cases, got: {error.strerror}; free some space",
+                    code,
+                    f"expected room for prepared cases, got: {error.strerror}; free some space and repeat "
+                    "the call, which goes on",
                 ) from error
         places.append(place)
     progress(Progress(STAGE, len(dataset.cases), len(dataset.cases)))

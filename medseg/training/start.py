@@ -91,7 +91,8 @@ class Start:
             free = file_id if file_id not in names else max(names) + 1
             file_ids[file_id] = free if same is None else same
             names.setdefault(file_ids[file_id], name)
-        unlabelled = frozenset(names) - frozenset(file_ids.values())
+        drawn = frozenset(file_ids[i] for i in dataset.class_names if i not in dataset.unlabelled)
+        unlabelled = frozenset(names) - drawn
         looks = {**dataset.described, **described(self.card.labels)}
         return replace(dataset, class_names=names, file_ids=file_ids, unlabelled=unlabelled, described=looks)
 

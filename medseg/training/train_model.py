@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from medseg.errors import DeviceMemoryError, MedsegError
 from medseg.files import write_json
 from medseg.models.loading import choose_device
 from medseg.progress import CancelToken, Progress, ProgressCallback, silent
@@ -28,6 +29,7 @@ from medseg.training.fitting import (
     affordable,
     fitted_plan,
     halves,
+    is_short_of_memory,
     seconds_per_case,
     seconds_per_step,
 )
@@ -149,7 +151,7 @@ def train(
         ModelError: `LOSS_NOT_FINITE`; `CANNOT_CONTINUE`, the model to start from does not fit; a network of
             the plan that cannot be made.
         ModelNotFoundError: there is no model to start from.
-        DeviceMemoryError: the smallest patch is too large for the device.
+        DeviceMemoryError: the smallest patch is too large for the device, or memory ran out later.
         CancelledError: a stop was asked for; the same call goes on.
     """
     settings, folder = settings or TrainingSettings(), Path(folder)
@@ -275,7 +277,16 @@ def _learn(task: PlanTask, folder: Path, settings: TrainingSettings, watch: Watc
     else:
         watch.tell(task.start.into(training_network(task.plan), task.plan.network["out_channels"]).words)
         schedule = _Schedule(task.plan, task.seed, frozen_fraction=0.0)  # a few scans' statistics are worse
-    network = optimise(task, schedule, folder, watch.tell, is_over=is_over)
+    try:
+        network = optimise(task, schedule, folder, watch.tell, is_over=is_over)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MedsegError) or not is_short_of_memory(error):
+            raise
+        raise DeviceMemoryError(
+            "NO_MEMORY",
+            "expected memory for another step, got too little; close programs and repeat the call, which "
+            "goes on from the last checkpoint, or begin anew with a smaller patch (--plan)",
+        ) from error
     watch.progress(Progress("train", task.plan.steps, task.plan.steps))
     history = read_log(folder / "log.csv")
     if history[-1]["step"] < task.plan.steps:

@@ -11,6 +11,11 @@ import torch
 from medseg.errors import ReadError, WriteError
 
 
+def partial_of(folder: Path) -> Path:
+    """Where the work in progress of a result lies."""
+    return folder.with_name(folder.name + ".partial")
+
+
 def workplace(folder: Path, words: str) -> Path:
     """The folder `FOLDER.partial` for work in progress, new or one that the same call began.
 
@@ -23,7 +28,7 @@ def workplace(folder: Path, words: str) -> Path:
         ReadError: `TRAINING_CHANGED`, another training has begun there.
     """
     require_new(folder)
-    partial = folder.with_name(folder.name + ".partial")
+    partial = partial_of(folder)
     begun = partial / "begun_with.json"
     try:
         partial.mkdir(parents=True, exist_ok=True)

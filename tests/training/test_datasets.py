@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from sphere_datasets import GRID, ball_and_box, write_dataset
 
-from medseg.errors import CancelledError, ReadError
+from medseg.errors import CancelledError, ReadError, VolumeError
 from medseg.geometry import Geometry
 from medseg.io.formats import read_labels, read_volume, write_labels, write_volume
 from medseg.labels import LabelSet
 from medseg.progress import CancelToken
 from medseg.training.case_reading import read_case_data
 from medseg.training.dataset import ALWAYS_TRAINING, Case, list_dataset
-from medseg.training.dataset_check import CheckedDataset, check_dataset, numbers_objects
+from medseg.training.dataset_check import CheckedDataset, check_dataset, numbers_objects, require_sound
 from medseg.volume import LabelVolume, Volume
 
 
@@ -171,7 +171,51 @@ def test_no_dataset_and_no_folder(tmp_path: Path) -> None:
         assert caught.value.code == code
 
 
+@pytest.mark.parametrize("name", ["scan.nii.gz", "notes.txt"])
+def test_a_single_file_is_no_dataset(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(ReadError, match=f"a single file, {name}") as caught:
+        list_dataset(tmp_path / name)
+    assert caught.value.code == "NOT_A_DATASET"
+
+
+def test_pictures_are_named_as_what_was_found_instead_of_volumes(tmp_path: Path) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(ReadError, match="the folder is empty"):
+        list_dataset(tmp_path)
+    for part in ("images", "labels"):
+        (tmp_path / part / "slice 1.png").write_bytes(b"picture")
+    with pytest.raises(ReadError, match=r"slice 1\.png") as caught:
+        list_dataset(tmp_path)
+    assert caught.value.code == "NOT_A_DATASET"
+
+
 # ------------------------------------------------------------------------------ faults
+
+
+def test_a_fault_says_whether_it_is_in_the_image_or_the_labels(folder: Path) -> None:
+    """Both files have the same name."""
+    image(folder, 0).write_bytes(image(folder, 0).read_bytes()[:300])
+    label(folder, 1).write_bytes(b"")
+    _small, labels = ball_and_box(7, Geometry.from_spacing((20, 26, 24)))
+    write_labels(labels, label(folder, 2))
+    messages = {fault.case: fault.message for fault in checked(folder).grave}
+    assert messages["case_00"].startswith("image case_00.nii.gz: ")
+    assert messages["case_01"].startswith("labels case_01.nii.gz: ")
+    assert "empty" in messages["case_01"]
+    assert "expected labels case_02.nii.gz on the grid of image case_02.nii.gz" in messages["case_02"]
+
+
+def test_a_way_out_is_offered_only_where_it_leads_out(folder: Path) -> None:
+    label(folder, 1).unlink()
+    with pytest.raises(VolumeError, match="--skip-faulty"):
+        require_sound(checked(folder), lambda _words: None)
+    for number in (0, 2, 3):
+        label(folder, number).unlink()
+    with pytest.raises(VolumeError) as caught:
+        require_sound(checked(folder), lambda _words: None)
+    assert "--skip-faulty" not in str(caught.value)
 
 
 def test_all_faults_are_told_at_once_and_by_name(folder: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +21,12 @@ from torch import Tensor, nn
 
 import medseg
 from medseg.cli.main import run
-from medseg.errors import ModelError, ReadError, VolumeError, WriteError
+from medseg.errors import DeviceMemoryError, ModelError, ReadError, VolumeError, WriteError
 from medseg.measure.overlap import label_overlaps
 from medseg.progress import Progress
+from medseg.training.fitting import TRIAL_STEPS
 from medseg.training.optimise import optimise, read_log
+from medseg.training.plan_loss import planned_loss
 from medseg.training.recipe import TrainingRecipe
 from medseg.training.settings import TrainingSettings
 from medseg.training.train_model import Trained, train
@@ -76,33 +82,71 @@ def test_a_command_without_flags_but_time_makes_a_model(
 
 # ------------------------------------------------------------------------------- resumed
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
+STEPS = 6
+
+KILLED = f"""
+import json, os, signal, sys
+import medseg.files
+from medseg.training import fitting, optimise, train_model
 from medseg.training.settings import TrainingSettings
-from medseg.training.train_model import train
 
-def at(progress):
-    if progress.stage == "train" and progress.done == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
-train(sys.argv[1], sys.argv[2], TrainingSettings(steps=6, threads=1, device="cpu", seed=3), at)
+def learn(out, step, write):
+    flush, written = os.fsync, []
+    train_model.CHECKS = 3
+    optimise.SAVE_EVERY_S = 0.0  # a checkpoint at every step, between the checks too
+
+    def at(progress):
+        if progress.stage == "train" and progress.done == step:
+            die()
+
+    def fsync(file):
+        written.append(file)
+        if len(written) == write:
+            die()  # all is in the hidden file, which has not taken its place
+        flush(file)
+
+    medseg.files.os.fsync = fsync
+    settings = TrainingSettings(steps={STEPS}, threads=1, device="cpu", seed=3, patience=0)
+    train_model.train(sys.argv[1], out, settings, at)
+
+for out, step, write in json.loads(sys.argv[2]):
+    child = os.fork()
+    if not child:
+        learn(out, step, write)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_killed_at_any_step_and_resumed_it_gives_the_weights_of_an_undisturbed_run(
-    dataset: Path, tmp_path: Path
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("count", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_killed_at_any_step_and_in_any_write_it_resumes_to_the_weights_of_an_undisturbed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    once = train(dataset, tmp_path / "once", FEW).folder
-    words = [sys.executable, "-c", KILLED, str(dataset), str(tmp_path / "killed"), "4"]
-    assert subprocess.run(words, check=False, capture_output=True).returncode == -signal.SIGKILL
-    begun = read_log(tmp_path / "killed.partial" / "fold_0" / "log.csv")
-    assert 1 <= len(begun) < 6
-    killed = train(dataset, tmp_path / "killed", FEW).folder
-    assert is_same(once, killed)
-    scores = [[row["loss"] for row in read_log(one / "docs" / "log_0.csv")] for one in (once, killed)]
-    assert scores[0] == scores[1]
-    assert not (tmp_path / "killed.partial").exists()
+    monkeypatch.setattr("medseg.training.train_model.CHECKS", 3)
+    settings = replace(FEW, patience=0)
+    data = write_dataset(tmp_path / "data", 2)
+    once = train(data, tmp_path / "once", settings).folder
+    chance = np.random.default_rng(count)
+    steps = chance.integers(1, STEPS, count).tolist()
+    # Fingerprint and plan come first, then a checkpoint for every step, and log and curves three times.
+    writes = [5, *(3 + chance.integers(0, STEPS + 6, count)).tolist()]
+    moments = [*((step, 0) for step in steps), *((-1, write) for write in writes)]
+    runs = [[str(tmp_path / f"killed{n}"), *moment] for n, moment in enumerate(moments)]
+    words = [sys.executable, "-c", KILLED, str(data), json.dumps(runs)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * len(runs), done.stderr
+    for out in (Path(str(words[0])) for words in runs):
+        assert not out.exists()
+        killed = train(data, out, settings).folder
+        assert is_same(once, killed)
+        logs = [read_log(folder / "docs" / "log_0.csv") for folder in (once, killed)]
+        figures = [[(row["step"], row["loss"], row["score"]) for row in log] for log in logs]
+        assert figures[0] == figures[1]
+        assert not out.with_name(f"{out.name}.partial").exists()
 
 
 def test_another_training_of_the_same_name_is_refused(dataset: Path, tmp_path: Path) -> None:
@@ -158,6 +202,70 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     checkpoint = torch.load(tmp_path / "mine.partial" / "fold_0" / "checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == 3
     assert train(dataset, tmp_path / "mine", FEW).steps == 6
+
+
+def test_a_full_disk_when_the_model_is_written_costs_nothing(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fill() -> None:
+        monkeypatch.setattr("medseg.files.os.fsync", full)
+
+    with pytest.raises(WriteError) as caught:
+        train(dataset, tmp_path / "mine", FEW, at_step(FEW.steps, fill))
+    assert caught.value.code == "DISK_FULL"
+    assert not (tmp_path / "mine").exists()
+    monkeypatch.undo()
+    told: list[str] = []
+    assert train(dataset, tmp_path / "mine", FEW, tell=told.append).steps == FEW.steps
+    assert not any(words.startswith("step") for words in told)  # nothing was learned again
+
+
+def test_memory_that_runs_out_later_is_named_and_the_same_call_goes_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_arguments: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    def fill() -> None:
+        monkeypatch.setattr("medseg.training.plan_task.planned_loss", too_large)
+
+    with pytest.raises(DeviceMemoryError, match="goes on from the last checkpoint") as caught:
+        train(dataset, tmp_path / "mine", FEW, at_step(3, fill))
+    assert caught.value.code == "NO_MEMORY"
+    monkeypatch.undo()
+    assert train(dataset, tmp_path / "mine", FEW).steps == FEW.steps
+
+
+def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(dataset), "-o", str(tmp_path / "mine"), "--steps", "4", "--threads", "1"]
+    with monkeypatch.context() as patch:
+        steps = iter(range(100))
+
+        def pressed(*arguments: Any) -> Tensor:
+            if next(steps) == TRIAL_STEPS + 2:
+                raise KeyboardInterrupt
+            return planned_loss(*arguments)
+
+        patch.setattr("medseg.training.plan_task.planned_loss", pressed)
+        assert run(words) == 130
+    said = capsys.readouterr().err
+    assert "error [CANCELLED]: stopped on request; what was done is kept in mine.partial" in said
+    assert run(words) == 0
+    assert "step 2," not in capsys.readouterr().err  # goes on after it
+
+
+def test_a_class_that_is_never_drawn_is_not_scored(dataset: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(dataset, tmp_path / "data")
+    names = {"background": 0, "ball": 1, "box": 2, "ghost": 3}
+    (data / "dataset.json").write_text(json.dumps({"labels": names}))
+    done = train(data, tmp_path / "mine", FEW)
+    assert set(done.scores) == {"ball", "box"}
+    assert any("CLASS_MISSING" in words for words in done.faults)
 
 
 def test_faults_stop_a_training_all_at_once_or_cost_their_cases(tmp_path: Path) -> None:
