@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,13 +45,9 @@ def make_bundled(
             f"expected SynthSeg's folder of label maps with {LABEL_TABLE} for the recipe {name}, got none; "
             "name it as the dataset",
         )
-    partial = workplace(folder, f"recipe {name}")
-    bundle = partial / "bundle"
-    with threads(thread_count):
+    with workplace(folder, f"recipe {name}") as partial, threads(thread_count):
         if maps is not None and name in FROM_MAPS:
-            FROM_MAPS[name](maps, partial / "run", bundle, report)
+            FROM_MAPS[name](maps, partial / "run", partial / "bundle", report)
         else:
-            make_nuclei(partial / "run", bundle, report)
-    bundle.replace(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+            make_nuclei(partial / "run", partial / "bundle", report)
     return folder

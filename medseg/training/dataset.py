@@ -151,12 +151,18 @@ def _from_pairs(folder: Path, image_folder: Path, label_folder: Path) -> Dataset
     both = images.keys() & labels.keys()
     lonely = [
         Fault(
-            "LABEL_MISSING", f"expected a label for {images[n][0].name}, got none in {label_folder.name}", n
+            "LABEL_MISSING",
+            f"expected a label named as {images[n][0].name}, got none in {label_folder.name}",
+            n,
         )
         for n in sorted(images.keys() - both)
     ]
     lonely += [
-        Fault("IMAGE_MISSING", f"expected an image for {labels[n].name}, got none", n)
+        Fault(
+            "IMAGE_MISSING",
+            f"expected an image named as {labels[n].name}, got none in {image_folder.name}",
+            n,
+        )
         for n in sorted(labels.keys() - both)
     ]
     cases = tuple(Case(name, images[name], labels[name]) for name in both)
@@ -239,7 +245,9 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _bad_list(path, "a table in UTF-8") from error
-    for row in csv.DictReader(text.splitlines()):
+    lines = text.splitlines()
+    marks = [mark for mark in ",;\t" if lines and mark in lines[0]]  # spreadsheets of many countries take ;
+    for row in csv.DictReader(lines, delimiter=marks[0] if marks else ","):
         yield {(key or "").strip().lower(): (value or "").strip() for key, value in row.items() if key}
 
 

@@ -168,7 +168,7 @@ def check_dataset(
     known = tuple(facts.values())
     has_objects = labels == "objects" or (labels == "auto" and numbers_objects(known, dataset.class_names))
     names = {1: "object"} if has_objects else class_table(known, dataset.class_names)
-    if not has_objects:
+    if known and not has_objects:
         faults += _of_classes(known, names)
     faults += _of_channels(dataset, known) + _of_copies(known) + _of_numbers(known)
     bad = {fault.case for fault in faults if fault.is_grave}

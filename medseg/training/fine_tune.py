@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,12 +138,6 @@ def fine_tune(
             "NO_OBJECTS",
             "expected images whose objects are numbered from 1 on, got background alone; draw some objects",
         )
-    partial = workplace(folder, _words(model, pairs, settings))
-    cards = [with_diameter(model, diameter / zoom).card for zoom in ZOOMS]
-    task = _AnnotatedTask(pairs, recipe, settings, cards, (progress, cancel))
-    with threads(settings.threads):
-        network = optimise(task, recipe, partial / "run", _unheard, model.network)
-    progress(Progress(STAGE, recipe.steps, recipe.steps))
     objects = sum(len(np.unique(pair.labels.array[pair.labels.array > 0])) for pair in pairs)
     about = {
         "name": folder.name,
@@ -155,12 +148,14 @@ def fine_tune(
         f"{objects} objects of about {1000 * diameter:.3g} um",
     }
     history = {"from": model.card.name, "from_sha256": model.weights_sha256, **asdict(settings)}
-    bundle = partial / "bundle"
     sizes = {"diameter_mm": diameter, "least_depth": LEAST_DEPTH}
-    write_object_bundle(network, recipe, bundle, about, sizes, history)
-    write_logs(read_log(partial / "run" / "log.csv"), bundle / "docs")
-    bundle.replace(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+    with workplace(folder, _words(model, pairs, settings)) as partial, threads(settings.threads):
+        cards = [with_diameter(model, diameter / zoom).card for zoom in ZOOMS]
+        task = _AnnotatedTask(pairs, recipe, settings, cards, (progress, cancel))
+        network = optimise(task, recipe, partial / "run", _unheard, model.network)
+        progress(Progress(STAGE, recipe.steps, recipe.steps))
+        write_object_bundle(network, recipe, partial / "bundle", about, sizes, history)
+        write_logs(read_log(partial / "run" / "log.csv"), partial / "bundle" / "docs")
     return FineTuned(folder, len(pairs), objects, diameter)
 
 

@@ -165,11 +165,10 @@ def train(
     checked = require_sound(checked, tell, skip_faulty=settings.skip_faulty)
     if before is not None:
         checked = before.continued(checked)
-    partial = workplace(folder, _words(checked, settings, before))
     fingerprint = fingerprint_of(checked)
-    write_json(partial / "fingerprint.json", asdict(fingerprint))
     about = _about(folder, settings, fingerprint)
-    with threads(settings.threads):
+    with workplace(folder, _words(checked, settings, before)) as partial, threads(settings.threads):
+        write_json(partial / "fingerprint.json", asdict(fingerprint))
         plan = _plan(fingerprint, settings, partial, device, before)
         card = bundle_files(plan, fingerprint, about).card
         complete = None if before is None else before.completion(checked)
@@ -189,15 +188,17 @@ def train(
         if not (partial / "plan.json").exists():
             plan = _fitted(plan, lambda one: task(one, 0), settings.minutes, len(parts), watch)
             write_json(partial / "plan.json", asdict(plan))
-        folds = [_learn(task(plan, n), partial / f"fold_{n}", settings, watch) for n in range(len(parts))]
-    found = [one for fold in folds for one in fold.scored]
-    faults = tuple(fault.words for fault in checked.faults)
-    histories = [fold.history for fold in folds]
-    story = Story(about["name"], settings.licence, plan, fingerprint, histories, found, faults)
-    files = bundle_files(plan, fingerprint, about)
-    _publish(folds, files, story, partial, scripted=settings.export == "torchscript")
-    (partial / "bundle").replace(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+        folds = []
+        for number in range(len(parts)):
+            if len(parts) > 1:
+                tell(f"network {number + 1} of {len(parts)}")
+            folds.append(_learn(task(plan, number), partial / f"fold_{number}", settings, watch))
+        found = [one for fold in folds for one in fold.scored]
+        faults = tuple(fault.words for fault in checked.faults)
+        histories = [fold.history for fold in folds]
+        story = Story(about["name"], settings.licence, plan, fingerprint, histories, found, faults)
+        files = bundle_files(plan, fingerprint, about)
+        _publish(folds, files, story, partial, scripted=settings.export == "torchscript")
     steps = sum(int(rows[-1]["step"]) for rows in histories)
     return Trained(folder, len(checked.cases), len(found), class_means(found), faults, steps)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import torch
 
 from medseg.errors import ReadError, WriteError
+from medseg.files import lock_now, write_text
 
 
 def partial_of(folder: Path) -> Path:
@@ -16,36 +19,75 @@ def partial_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def workplace(folder: Path, words: str) -> Path:
+@contextmanager
+def workplace(folder: Path, words: str) -> Iterator[Path]:
     """The folder `FOLDER.partial` for work in progress, new or one that the same call began.
+
+    At the end the folder `bundle` in it becomes the result, and the rest is removed; after an exception all
+    stays as it is, so that the same call goes on.
 
     Args:
         folder: the result, which must not exist.
         words: everything that decides what the training gives.
 
+    Yields:
+        The folder; no other process has it meanwhile.
+
     Raises:
-        WriteError: `OUTPUT_EXISTS`, `NOT_WRITABLE`.
+        WriteError: `OUTPUT_EXISTS`, `NOT_WRITABLE`; `TRAINING_LOCKED`, another process is at work there.
         ReadError: `TRAINING_CHANGED`, another training has begun there.
     """
     require_new(folder)
     partial = partial_of(folder)
-    begun = partial / "begun_with.json"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        if not begun.exists():
-            begun.write_text(words, encoding="utf-8")
-        same = begun.read_text(encoding="utf-8") == words
+        descriptor = os.open(partial / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _refused(partial) from error
+    try:
+        _lock(descriptor, partial)
+        _require_same(partial, words)
+        yield partial
+        (partial / "bundle").replace(folder)
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lock(descriptor: int, partial: Path) -> None:
+    try:
+        lock_now(descriptor)
     except OSError as error:
         raise WriteError(
-            "NOT_WRITABLE", f"expected to write {partial.name!r}, got a refusal; choose another folder"
+            "TRAINING_LOCKED",
+            f"expected {partial.name!r} for this training alone, got one that another process is at work in; "
+            "wait for it, or choose another name",
         ) from error
-    if not same:
+
+
+def _require_same(partial: Path, words: str) -> None:
+    """Return if nothing has begun there yet, or the same training."""
+    begun = partial / "begun_with.json"
+    try:
+        if not begun.exists():
+            write_text(begun, words)
+        is_same = begun.read_text(encoding="utf-8") == words
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise _refused(partial) from error
+    if not is_same:
         raise ReadError(
             "TRAINING_CHANGED",
             f"expected the training that {partial.name!r} holds, got other images or settings; repeat the "
             "call that began it, or remove the folder",
         )
-    return partial
+
+
+def _refused(partial: Path) -> WriteError:
+    return WriteError(
+        "NOT_WRITABLE", f"expected to write {partial.name!r}, got a refusal; choose another folder"
+    )
 
 
 def require_new(folder: Path) -> None:

@@ -73,7 +73,7 @@ def test_every_fault_of_annotated_images_is_told_at_once(
     assert run(words) == 1
     said = capsys.readouterr().err
     assert "error [DATASET_FAULTS]" in said
-    assert "[LABEL_MISSING] expected a label for lonely.tif" in said
+    assert "[LABEL_MISSING] expected a label named as lonely.tif" in said
     assert "b.tif" in said
     assert run([*words, "--skip-faulty", "--folds", "3"]) == 0
     said = capsys.readouterr().err

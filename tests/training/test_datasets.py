@@ -108,6 +108,15 @@ def test_a_table_names_channels_by_its_columns(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_tables_of_spreadsheets_may_part_their_columns_otherwise(folder: Path, mark: str) -> None:
+    rows = [mark.join((f"images/case_{n:02}.nii.gz", f"labels/case_{n:02}.nii.gz")) for n in range(4)]
+    (folder / "table.csv").write_text("\n".join([mark.join(("image", "label")), *rows]))
+    assert [case.name for case in list_dataset(folder / "table.csv").cases] == [
+        f"case_0{n}" for n in range(4)
+    ]
+
+
 @pytest.mark.parametrize(
     ("slices", "labels", "names"),
     [

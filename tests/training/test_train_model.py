@@ -30,6 +30,7 @@ from medseg.training.plan_loss import planned_loss
 from medseg.training.recipe import TrainingRecipe
 from medseg.training.settings import TrainingSettings
 from medseg.training.train_model import Trained, train
+from medseg.training.workplace import workplace
 
 FEW = TrainingSettings(steps=6, threads=1, device="cpu", seed=3)
 
@@ -132,8 +133,8 @@ def test_killed_at_any_step_and_in_any_write_it_resumes_to_the_weights_of_an_und
     once = train(data, tmp_path / "once", settings).folder
     chance = np.random.default_rng(count)
     steps = chance.integers(1, STEPS, count).tolist()
-    # Fingerprint and plan come first, then a checkpoint for every step, and log and curves three times.
-    writes = [5, *(3 + chance.integers(0, STEPS + 6, count)).tolist()]
+    # Words, fingerprint and plan come first, then a checkpoint for every step, log and curves three times.
+    writes = [6, *(4 + chance.integers(0, STEPS + 6, count)).tolist()]
     moments = [*((step, 0) for step in steps), *((-1, write) for write in writes)]
     runs = [[str(tmp_path / f"killed{n}"), *moment] for n, moment in enumerate(moments)]
     words = [sys.executable, "-c", KILLED, str(data), json.dumps(runs)]
@@ -159,6 +160,19 @@ def test_another_training_of_the_same_name_is_refused(dataset: Path, tmp_path: P
     with pytest.raises(ReadError) as changed:
         train(dataset, tmp_path / "other", FEW)
     assert changed.value.code == "TRAINING_CHANGED"
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path) -> None:
+    with workplace(tmp_path / "mine", "the same words") as partial:
+        with (
+            pytest.raises(WriteError, match="another process") as caught,
+            workplace(tmp_path / "mine", "the same words"),
+        ):
+            pass
+        assert caught.value.code == "TRAINING_LOCKED"
+        (partial / "bundle").mkdir()
+    assert (tmp_path / "mine").is_dir()
+    assert not partial.exists()
 
 
 # ------------------------------------------------------------------------------- spoiled
