@@ -224,12 +224,16 @@ def _plane_voxels(plan: InferencePlan) -> int:
 def _network_bytes(plan: InferencePlan, card: Card, parts: Parts, settings: InferenceSettings) -> int:
     size = plan.windows.size
     is_torch = plan.backend.backend == "torch"
-    reordered = is_torch and plan.device == "cpu"  # OpenVINO keeps one layout
     new = [module for module in parts.modules if is_torch or not is_compiled(module)]
-    try:
-        most = max(
+
+    def most_of(*, reordered: bool) -> int:
+        return max(
             (activation_bytes(one, card.in_channels, size, reordered=reordered) for one in new), default=0
         )
+
+    try:
+        most = most_of(reordered=is_torch and plan.device == "cpu")  # OpenVINO keeps one layout
+        converting = 0 if is_torch else most_of(reordered=True)  # torch answers one window to be traced
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(
             "BAD_NETWORK",
@@ -238,7 +242,7 @@ def _network_bytes(plan: InferencePlan, card: Card, parts: Parts, settings: Infe
         ) from error
     if new and not is_torch:
         weights = sum(w.numel() * w.element_size() for module in new for w in module.parameters())
-        most += OPENVINO_BYTES + 2 * weights
+        most = max(most + OPENVINO_BYTES, converting) + 2 * weights
     passes = len(parts.modules) * len(mirrored_axes(card, mirror=settings.mirror))
     kept = 1 if passes == 1 else 3  # the answer to an empty window; the average; a mirrored answer
     return most + kept * parts.channels * math.prod(size) * FLOAT_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from medseg.errors import CancelledError, DeviceMemoryError, ModelError, SettingsError
 from medseg.geometry import Geometry
 from medseg.inference.memory import activation_bytes
-from medseg.inference.plan import plan_inference
+from medseg.inference.plan import OPENVINO_BYTES, RUNTIME_BYTES, plan_inference
 from medseg.inference.predict import predict
 from medseg.inference.settings import InferenceSettings
 from medseg.models.card import SlidingWindow
@@ -173,7 +174,103 @@ def test_activations_of_a_chain_are_counted_exactly() -> None:
     convolution = nn.Conv3d(2, 20, 1)
     plain = activation_bytes(convolution, 2, (4, 5, 6), reordered=False)
     assert plain == 22 * 120 * 4
-    assert activation_bytes(convolution, 2, (4, 5, 6)) == plain + (16 + 32) * 120 * 4
+    assert activation_bytes(convolution, 2, (4, 5, 6)) == plain + 32 * 120 * 4
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels", "copied"),
+    [
+        (nn.Conv3d(32, 16, 3, padding=1), 32, 32),  # both copies, before the answer is there
+        (nn.Conv3d(16, 64, 3, padding=1), 16, 64),  # that of the answer, beside it
+        (nn.Conv3d(32, 32, 3, padding=1, groups=32), 32, 64),
+        (nn.ConvTranspose3d(32, 16, 3, padding=1), 32, 32),
+    ],
+)
+def test_copies_of_a_convolution_are_those_that_onednn_makes(
+    layer: nn.Module, channels: int, copied: int
+) -> None:
+    size = (6, 7, 8)
+    plain = activation_bytes(layer, channels, size, reordered=False)
+    assert activation_bytes(layer, channels, size) == plain + copied * math.prod(size) * 4
+
+
+def test_a_plan_for_openvino_has_room_for_converting() -> None:
+    """torch answers one window to be traced; where that takes more than OpenVINO does, it decides."""
+    card = make_card(window=SlidingWindow((256, 256, 256), 0.0))
+    network = nn.Sequential(
+        nn.ConvTranspose3d(1, 32, 3, padding=1), nn.Conv3d(32, card.out_channels, 3, padding=1)
+    )
+    allowed = InferenceSettings(backend="openvino", max_memory_gb=4096)
+    plan = plan_inference(Geometry.from_spacing((256, 256, 256)), Model(card, network.eval()), allowed)
+    assert plan.backend.backend == "openvino"
+    traced = activation_bytes(network, 1, (256, 256, 256))
+    assert traced > activation_bytes(network, 1, (256, 256, 256), reordered=False) + OPENVINO_BYTES
+    assert plan.memory.network > traced
+
+
+class Widens(nn.Module):
+    """Small tensors that live and go, then a large one."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        small = torch.cat([image, image], dim=1)
+        return torch.cat([image] * (1 + 64 * small.shape[1]), dim=1)
+
+
+def test_memory_of_small_tensors_is_not_given_back() -> None:
+    """An image of 1 MB, two of it for a while, then 129 beside: what was freed stays with the process."""
+    size = (64, 64, 64)
+    voxels = math.prod(size) * 4
+    assert activation_bytes(Widens(), 1, size) == (1 + 2 + 129) * voxels
+
+
+MEASURE_ONE = """
+import json, sys
+import torch
+from medseg.inference.memory import activation_bytes, resident_bytes
+from medseg.models.networks import build_network
+name, arguments, size = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+network, _ = build_network(name, {"in_channels": 1, "spatial_dims": 3} | arguments)
+network.eval()
+planned = activation_bytes(network, 1, tuple(size))
+with torch.inference_mode():
+    network(torch.zeros(1, 1, 32, 32, 32))  # loads what stays
+    image = torch.randn(1, 1, *size)
+    before = resident_bytes() - image.nbytes
+    with open("/proc/self/clear_refs", "w") as asked:
+        asked.write("5")  # the peak counts from here
+    network(image)
+with open("/proc/self/status") as told:
+    peak = next(int(line.split()[1]) * 1024 for line in told if line.startswith("VmHWM"))
+print(json.dumps({"planned": planned, "measured": peak - before}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is told by Linux alone")
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("SegResNet", {"init_filters": 16, "out_channels": 5, "blocks_down": [1, 2, 2, 4]}),
+        (
+            "DynUNet",
+            {"out_channels": 5, "kernel_size": [3] * 4, "strides": [1, 2, 2, 2],
+             "upsample_kernel_size": [2] * 3, "filters": [32, 64, 128, 256]},
+        ),
+        ("UNet", {"out_channels": 25, "channels": [32, 64, 128], "strides": [2, 2], "norm": "batch"}),
+        ("AttentionUnet", {"out_channels": 5, "channels": [16, 32, 64], "strides": [2, 2]}),
+    ],
+)  # fmt: skip
+def test_planned_activations_are_those_of_the_process(name: str, arguments: dict[str, Any]) -> None:
+    """Less by no more than code and heap take (`RUNTIME_BYTES`), and not so much more that runs are refused.
+
+    Converting to OpenVINO needs them too: it lets torch answer one window.
+    """
+    job = json.dumps([name, arguments, [128, 128, 128]])
+    command = [sys.executable, "-W", "ignore", "-c", MEASURE_ONE, job]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["measured"] - RUNTIME_BYTES < found["planned"] < 1.2 * found["measured"]
 
 
 @pytest.mark.parametrize(
