@@ -28,7 +28,7 @@ import numpy.typing as npt
 from medseg.instances.decode import MergeRule, decode
 from medseg.instances.fields import distance_to_background
 from medseg.instances.grid import Block, BlockGrid, Triple, triple
-from medseg.instances.heights import ClassMask, GivenHeight
+from medseg.instances.heights import ClassMask, IntensityHeight
 from medseg.instances.stitching import stitch
 
 Labels = npt.NDArray[Any]
@@ -114,7 +114,7 @@ def by_stitch(truth: Labels, block: Triple, _spacing: Spacing) -> Labels:
 
 
 def by_decoder(truth: Labels, block: Triple, spacing: Spacing) -> Labels:
-    source = GivenHeight(ClassMask((truth > 0).astype(np.uint8), 1), heights_of(truth, spacing), spacing)
+    source = IntensityHeight(ClassMask((truth > 0).astype(np.uint8), 1), heights_of(truth, spacing), spacing)
     return decode(source, MergeRule(h=0.1), BlockGrid(triple(truth.shape), block))[0]
 
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import medseg
 from medseg.geometry import Geometry
 from medseg.labels import Label, LabelSet
-from medseg.measure.matching import match_objects
+from medseg.measure.matching import match_table, object_pairs
 from medseg.resample import resample_labels, resample_volume
 from medseg.volume import InstanceVolume, LabelVolume, Volume
 
@@ -88,7 +88,7 @@ def as_objects(ids: Array, geometry: Geometry) -> InstanceVolume:
 def row(way: str, truth: Truth, found: Array, seconds: float) -> str:
     """One line of the table."""
     grid = truth.image.geometry
-    (match,) = match_objects(as_objects(found, grid), as_objects(truth.objects, grid), (0.5,))
+    match = match_table(object_pairs(as_objects(found, grid), as_objects(truth.objects, grid)), 0.5)
     hits, there = match.true_positives, match.true_positives + match.false_negatives
     return (
         f"{way:34}{truth.name:14}{match.f1:6.3f}{hits:5} of {there:3} found, "

@@ -20,25 +20,41 @@ from medseg.labels import LabelSet
 Array = npt.NDArray[Any]
 
 
-def _check_shape(array: Array, geometry: Geometry) -> None:
-    if array.shape != geometry.shape:
-        raise GeometryError(
-            "GRID_MISMATCH",
-            f"expected an array of shape {geometry.shape}, got {array.shape}; pass its own geometry",
-        )
+@dataclass(frozen=True, eq=False)
+class _OnGrid:
+    """Voxels and where they lie."""
 
+    array: Array
+    geometry: Geometry
 
-def _turned(array: Array, geometry: Geometry, codes: str) -> Array:
-    axes, flips = geometry.orientation_steps(codes)
-    return np.flip(array.transpose(axes), flips) if flips else array.transpose(axes)
+    def __post_init__(self) -> None:
+        if self.array.shape != self.geometry.shape:
+            raise GeometryError(
+                "GRID_MISMATCH",
+                f"expected an array of shape {self.geometry.shape}, got {self.array.shape}; "
+                "pass its own geometry",
+            )
 
+    def reorient(self, codes: str) -> Self:
+        """The same voxels with axes along other directions, such as `"RAS"`; a view."""
+        axes, flips = self.geometry.orientation_steps(codes)
+        turned = self.array.transpose(axes)
+        array = np.flip(turned, flips) if flips else turned
+        return replace(self, array=array, geometry=self.geometry.reorient(codes))
 
-def _slices(start: Sequence[int], stop: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    def crop(self, start: Sequence[int], stop: Sequence[int]) -> Self:
+        """The part from `start` up to, not including, `stop`, in voxels; a view.
+
+        Raises:
+            GeometryError: the part is empty or reaches outside.
+        """
+        geometry = self.geometry.crop(start, stop)
+        part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        return replace(self, array=self.array[part], geometry=geometry)
 
 
 @dataclass(frozen=True, eq=False)
-class Volume:
+class Volume(_OnGrid):
     """Intensities on a grid.
 
     Attributes:
@@ -53,31 +69,14 @@ class Volume:
         VolumeError: the array holds no real numbers.
     """
 
-    array: Array
-    geometry: Geometry
     modality: str = ""
     source: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_shape(self.array, self.geometry)
+        super().__post_init__()
         if self.array.dtype.kind not in "iufb":
             raise VolumeError("BAD_VOXELS", f"expected real numbers, got voxels of type {self.array.dtype}")
-
-    def reorient(self, codes: str) -> Self:
-        """The same voxels with axes along other directions, such as `"RAS"`; a view."""
-        return replace(
-            self, array=_turned(self.array, self.geometry, codes), geometry=self.geometry.reorient(codes)
-        )
-
-    def crop(self, start: Sequence[int], stop: Sequence[int]) -> Self:
-        """The part from `start` up to, not including, `stop`, in voxels; a view.
-
-        Raises:
-            GeometryError: the part is empty or reaches outside.
-        """
-        geometry = self.geometry.crop(start, stop)
-        return replace(self, array=self.array[_slices(start, stop)], geometry=geometry)
 
     def pad(self, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Self:
         """The volume with voxels of one value added at both ends of each axis.
@@ -97,7 +96,7 @@ class Volume:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelVolume:
+class LabelVolume(_OnGrid):
     """Integer classes on a grid; 0 is background.
 
     Attributes:
@@ -110,12 +109,10 @@ class LabelVolume:
         VolumeError: the array holds no integers.
     """
 
-    array: Array
-    geometry: Geometry
     labels: LabelSet = field(default_factory=LabelSet)
 
     def __post_init__(self) -> None:
-        _check_shape(self.array, self.geometry)
+        super().__post_init__()
         if self.array.dtype.kind not in "iu":
             raise VolumeError(
                 "NOT_LABELS",
@@ -136,21 +133,6 @@ class LabelVolume:
         for plane in np.moveaxis(self.array, int(np.argmax(self.array.strides)), 0):
             found.update(np.unique(plane).tolist())  # a plane fits the processor's cache; the whole is slow
         return tuple(sorted(i for i in found if i > 0))
-
-    def reorient(self, codes: str) -> Self:
-        """The same voxels with axes along other directions, such as `"RAS"`; a view."""
-        return replace(
-            self, array=_turned(self.array, self.geometry, codes), geometry=self.geometry.reorient(codes)
-        )
-
-    def crop(self, start: Sequence[int], stop: Sequence[int]) -> Self:
-        """The part from `start` up to, not including, `stop`, in voxels; a view.
-
-        Raises:
-            GeometryError: the part is empty or reaches outside.
-        """
-        geometry = self.geometry.crop(start, stop)
-        return replace(self, array=self.array[_slices(start, stop)], geometry=geometry)
 
 
 @dataclass(frozen=True, eq=False)

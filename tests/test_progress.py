@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from medseg.errors import CancelledError
-from medseg.progress import CancelToken, Progress, silent
+from medseg.progress import CancelToken, Progress, ProgressCallback, silent
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,10 @@ def test_fraction(done: int, total: int, fraction: float) -> None:
     assert Progress("segment", done, total).fraction == fraction
 
 
-def test_silence_is_a_callback() -> None:
-    silent(Progress("segment", 1, 2))
+def test_silence_is_a_callback_that_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    callback: ProgressCallback = silent
+    callback(Progress("segment", 1, 2))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_fresh_token_lets_work_go_on() -> None:

@@ -33,8 +33,6 @@ from medseg.volume import InstanceVolume, LabelVolume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-REPORT_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"
-"""Comprehensive 3D SR Storage."""
 SERIES_NUMBER = 904
 
 _PROCEDURES = {

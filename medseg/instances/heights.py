@@ -198,9 +198,9 @@ class IntensityHeight:
 
     Attributes:
         mask: the class.
-        image: `(i, j, k)` intensities on the same grid.
+        image: `(i, j, k)` intensities on the same grid, or other heights.
         spacing_mm: size of a voxel along each axis.
-        sigma_mm: standard deviation of the smoothing.
+        sigma_mm: standard deviation of the smoothing; 0 for none.
         low: brightness of height 0.
         high: brightness of height 1.
     """
@@ -208,7 +208,7 @@ class IntensityHeight:
     mask: ClassMask
     image: ArrayLike
     spacing_mm: tuple[float, float, float]
-    sigma_mm: float
+    sigma_mm: float = 0.0
     low: float = 0.0
     high: float = 1.0
 
@@ -237,44 +237,6 @@ class IntensityHeight:
         field = (field - np.float32(self.low)) * scale
         smooth(field, self.spacing_mm, self.sigma_mm)
         return masked_heights(np.ascontiguousarray(field[block.within(region)]), mask)
-
-
-@dataclass(frozen=True)
-class GivenHeight:
-    """Heights that something else made, such as a network's distance to the object's border.
-
-    Attributes:
-        mask: the class.
-        values: `(i, j, k)` heights on the same grid, larger towards an object's middle.
-        spacing_mm: size of a voxel along each axis.
-        sigma_mm: standard deviation of the smoothing; 0 for none.
-    """
-
-    mask: ClassMask
-    values: ArrayLike
-    spacing_mm: tuple[float, float, float]
-    sigma_mm: float = 0.0
-
-    @property
-    def shape(self) -> Triple:
-        """Voxels of the volume."""
-        return triple(self.mask.labels.shape)
-
-    @property
-    def reach(self) -> Triple:
-        """How far the smoothing looks."""
-        return smoothing_reach(self.spacing_mm, self.sigma_mm)
-
-    def heights(self, block: Block) -> Float32Array:
-        """The heights in the class.
-
-        Raises:
-            VolumeError: a height in the class is not finite.
-        """
-        region = block.grown(self.reach, self.shape)
-        field = np.array(read_block(self.values, region), dtype=np.float32, order="C")
-        smooth(field, self.spacing_mm, self.sigma_mm)
-        return masked_heights(np.ascontiguousarray(field[block.within(region)]), self.mask.read(block))
 
 
 def masked_heights(field: Float32Array, mask: BoolArray) -> Float32Array:

@@ -201,7 +201,6 @@ def _layout(raw: RawHeader, size: int) -> PixelLayout:
         bits_stored=_one(elements, _STORED, "BitsStored"),
         high_bit=_one(elements, _HIGH, "HighBit"),
         signed=_one(elements, _SIGNED, "PixelRepresentation") == 1,
-        inverted=photometric == "MONOCHROME1",
         body=raw.body,
         offset=place.offset,
         length=place.length,

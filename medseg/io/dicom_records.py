@@ -58,7 +58,6 @@ class PixelLayout:
         bits_stored: low bits that hold the value.
         high_bit: place of the highest of them.
         signed: whether values are two's complement.
-        inverted: MONOCHROME1: low values are shown bright. Values are never inverted here.
         body: offset of the data set in the file.
         offset: first byte of the value in the file (in the inflated stream of a deflated one).
         length: bytes of a native value, None where it is encapsulated.
@@ -74,7 +73,6 @@ class PixelLayout:
     bits_stored: int
     high_bit: int
     signed: bool
-    inverted: bool
     body: int
     offset: int
     length: int | None

@@ -242,7 +242,7 @@ def _decoded_frames(seg: _Seg) -> Iterator[npt.NDArray[Any]]:
         raise ReadError("UNSUPPORTED_TS", "expected frames in a known encoding, got another; decompress it")
     layout = PixelLayout(
         seg.raw.transfer_syntax, first.rows, first.columns, 1, seg.bits, seg.bits, seg.bits - 1,
-        signed=False, inverted=False, body=0, offset=0, length=None,
+        signed=False, body=0, offset=0, length=None,
     )  # fmt: skip
     with opened(seg.path) as stream:
         stream.seek(place.offset)

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import GeometryError, SettingsError
+from medseg.errors import SettingsError
 from medseg.geometry import Geometry
 from medseg.measure.overlap import Overlap
-from medseg.measure.surface import hausdorff_mm, surface_distances
+from medseg.measure.surface import hausdorff_mm, require_shape, surface_distances
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[Any]
@@ -142,11 +142,7 @@ def lesion_score(
     Raises:
         GeometryError: a mask does not have the grid's shape.
     """
-    for mask in (prediction, reference):
-        if mask.shape != geometry.shape:
-            raise GeometryError(
-                "GRID_MISMATCH", f"expected a mask of shape {geometry.shape}, got {mask.shape}; resample it"
-            )
+    require_shape((prediction, reference), geometry)
     predicted = _components(prediction > 0)
     true = _joined(reference > 0, rules.dilation_voxels)
     places = dict(_boxes(predicted))

@@ -121,31 +121,6 @@ class Divisions:
     undersegmented: int
 
 
-def match_objects(
-    prediction: LabelVolume,
-    reference: LabelVolume,
-    iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
-) -> tuple[MatchScore, ...]:
-    """Find the partner of every object.
-
-    Args:
-        prediction: one id per object. Where both maps are `InstanceVolume`, only objects of one class
-            may match.
-        reference: objects held to be true, on the same grid.
-        iou_thresholds: above 0, at most 1.
-
-    Returns:
-        One score per threshold, in the order given.
-
-    Raises:
-        GeometryError: two grids.
-        VolumeError: a negative id, or an object without a class.
-        SettingsError: a threshold out of bounds.
-    """
-    table = object_pairs(prediction, reference)
-    return tuple(match_table(table, threshold) for threshold in iou_thresholds)
-
-
 def object_pairs(prediction: LabelVolume, reference: LabelVolume) -> PairTable:
     """Pairs of objects that share voxels and, where classes are known, a class.
 

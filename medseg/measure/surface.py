@@ -14,6 +14,7 @@ is, distances are infinite and the surface Dice is 0.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -78,11 +79,7 @@ def surface_distances(
     Raises:
         GeometryError: a mask does not have the grid's shape.
     """
-    for mask in (prediction, reference):
-        if mask.shape != geometry.shape:
-            raise GeometryError(
-                "GRID_MISMATCH", f"expected a mask of shape {geometry.shape}, got {mask.shape}; resample it"
-            )
+    require_shape((prediction, reference), geometry)
     areas = _area_of_code(geometry.affine[:3, :3])
     p_corners, p_codes = _elements(prediction)
     r_corners, r_codes = _elements(reference)
@@ -91,14 +88,17 @@ def surface_distances(
     return SurfaceDistances(p_mm[p_order], areas[p_codes][p_order], r_mm[r_order], areas[r_codes][r_order])
 
 
-def surface_area_mm2(mask: npt.NDArray[Any], geometry: Geometry) -> float:
-    """Area of the surface of a mask `(i, j, k)`; the border of the grid counts as outside.
+def require_shape(masks: Iterable[npt.NDArray[Any]], geometry: Geometry) -> None:
+    """Return if masks have the shape of a grid.
 
-    The marching-cubes surface of a binary mask is larger than that of a smooth body (a sphere: 1.09 times
-    on cubic voxels, more on flat ones), however fine the grid, because its steps do not vanish.
+    Raises:
+        GeometryError: `GRID_MISMATCH`.
     """
-    _, codes = _elements(mask)
-    return float(_area_of_code(geometry.affine[:3, :3])[codes].sum())
+    for mask in masks:
+        if mask.shape != geometry.shape:
+            raise GeometryError(
+                "GRID_MISMATCH", f"expected a mask of shape {geometry.shape}, got {mask.shape}; resample it"
+            )
 
 
 def _elements(mask: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:

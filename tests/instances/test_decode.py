@@ -19,7 +19,6 @@ from medseg.instances.heights import (
     ClassMask,
     DistanceHeight,
     FlatHeight,
-    GivenHeight,
     HeightMap,
     IntensityHeight,
 )
@@ -36,9 +35,9 @@ HEIGHTS = TINY.flatmap(
 SPACINGS = st.sampled_from([(1.0, 1.0, 1.0), (4.0, 1.0, 0.7)])
 
 
-def given_height(field: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> GivenHeight:
+def given_height(field: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> IntensityHeight:
     """Heights where they are 0 or more."""
-    return GivenHeight(ClassMask((field >= 0).astype(np.uint8), 1), field, spacing)
+    return IntensityHeight(ClassMask((field >= 0).astype(np.uint8), 1), field, spacing)
 
 
 def whole(shape: tuple[int, ...]) -> BlockGrid:
@@ -100,9 +99,9 @@ def _sources(shape: tuple[int, int, int]) -> dict[str, HeightMap]:
         "distance unsmoothed: plateaus": DistanceHeight(mask, spacing, 0.0, 2.0),
         "intensity": IntensityHeight(mask, image, spacing, 0.6, 0.0, 10.0),
         "flat: components": FlatHeight(mask),
-        "five levels": GivenHeight(mask, levels, spacing),
+        "five levels": IntensityHeight(mask, levels, spacing),
         "one object in all blocks": FlatHeight(everything),
-        "all foreground, five levels": GivenHeight(everything, levels, spacing),
+        "all foreground, five levels": IntensityHeight(everything, levels, spacing),
         "empty": FlatHeight(ClassMask(np.zeros(shape, np.uint8), 1)),
     }
 
@@ -163,7 +162,7 @@ def test_heights_that_are_not_finite_are_refused() -> None:
     for value in (np.nan, np.inf, -np.inf):
         field = np.ones((3, 3, 3), np.float32)
         field[1, 1, 1] = value
-        source = GivenHeight(ClassMask(np.ones((3, 3, 3), np.uint8), 1), field, (1, 1, 1))
+        source = IntensityHeight(ClassMask(np.ones((3, 3, 3), np.uint8), 1), field, (1, 1, 1))
         with pytest.raises(VolumeError, match="finite") as caught:
             decode(source, MergeRule(), whole((3, 3, 3)))
         assert caught.value.code == "NOT_FINITE"

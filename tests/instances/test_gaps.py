@@ -9,7 +9,7 @@ from instance_oracles import same_partition
 from medseg.instances.decode import MergeRule, decode
 from medseg.instances.gaps import joining_offsets
 from medseg.instances.grid import BlockGrid
-from medseg.instances.heights import ClassMask, FlatHeight, GivenHeight
+from medseg.instances.heights import ClassMask, FlatHeight, IntensityHeight
 
 
 def joined(
@@ -61,7 +61,7 @@ def test_a_satellite_joins_the_nearest_part_and_does_not_glue_the_parts() -> Non
     field = np.full((1, 1, 14), -1.0, np.float32)
     field[0, 0, :7] = [3, 4, 3, 1, 3, 5, 3]  # two parts of one component, a neck between
     field[0, 0, 9] = 1  # a satellite, three voxels from the second part's end
-    source = GivenHeight(ClassMask((field >= 0).astype(int), 1), field, (1, 1, 1))
+    source = IntensityHeight(ClassMask((field >= 0).astype(int), 1), field, (1, 1, 1))
     rule = MergeRule(h=1.0, joining=joining_offsets((1, 1, 1), 7.0, 0))
     found, _ = decode(source, rule, BlockGrid((1, 1, 14), (1, 1, 14)))
     first, second, satellite = found[0, 0, 1], found[0, 0, 5], found[0, 0, 9]

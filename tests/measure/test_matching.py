@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from medseg.errors import SettingsError, VolumeError
 from medseg.geometry import Geometry
 from medseg.labels import LabelSet
 from medseg.measure.matching import (
+    IOU_THRESHOLDS,
+    MatchScore,
     count_divisions,
-    match_objects,
     match_table,
     mean_average_precision,
     object_pairs,
@@ -34,6 +36,14 @@ ORACLES = json.loads((Path(__file__).parent / "oracle_numbers.json").read_text()
 def on_grid(array: Labels) -> LabelVolume:
     i, j, k = array.shape
     return LabelVolume(array, Geometry.from_spacing((i, j, k)))
+
+
+def match_objects(
+    prediction: LabelVolume, reference: LabelVolume, thresholds: Sequence[float] = IOU_THRESHOLDS
+) -> list[MatchScore]:
+    """One score per threshold."""
+    table = object_pairs(prediction, reference)
+    return [match_table(table, threshold) for threshold in thresholds]
 
 
 def vectors(name: str, shared_data: Path) -> tuple[Labels, Labels]:

@@ -23,11 +23,15 @@ from medseg.measure.surface import (
     bounding_box,
     hausdorff_mm,
     nsd,
-    surface_area_mm2,
     surface_distances,
 )
 
 SHAPE = (7, 6, 5)
+
+
+def surface_area_mm2(mask: npt.NDArray[np.bool_], grid: Geometry) -> float:
+    """Areas of all elements; steps do not vanish, so a sphere's is 1.09 times too large on any grid."""
+    return float(surface_distances(mask, mask, grid).prediction_mm2.sum())
 
 
 def blobs(seed: int, shape: tuple[int, int, int] = SHAPE) -> npt.NDArray[np.bool_]:
