@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +57,23 @@ def test_an_error_of_a_file_does_not_borrow_an_errno() -> None:
 def test_a_cancellation_needs_no_words() -> None:
     assert CancelledError().code == "CANCELLED"
     assert str(CancelledError())
+
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {kind.__name__ for kind in FAMILY}
+
+
+def codes_in(path: Path) -> Iterator[str]:
+    """Codes of the errors that a module makes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(code)), *_]) if name in KINDS:
+                yield code
+
+
+def test_every_code_stands_in_the_docs() -> None:
+    told = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")))
+    folders = (ROOT / "medseg", ROOT / "napari_plugin")
+    used = {code for folder in folders for path in folder.rglob("*.py") for code in codes_in(path)}
+    assert len(used) > 100
+    assert sorted(used - told) == []
