@@ -122,10 +122,6 @@ class Abandoned:
         self._lock.unlock()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def leave(self) -> None:
-        """Let go of it; it is offered again."""
-        self._lock.unlock()
-
     def _abouts(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in sorted(self.folder.glob(_ABOUT.format("*"))):
             try:

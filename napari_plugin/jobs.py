@@ -74,11 +74,6 @@ class Job(QObject):
         """Ask the work to stop; `ended` comes when it has."""
         self._cancel.cancel()
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the thread still works."""
-        return self._thread.is_alive()
-
     def wait(self, seconds: float) -> bool:
         """Wait for the end of the thread; True once it has ended."""
         self._thread.join(seconds)

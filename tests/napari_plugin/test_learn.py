@@ -179,7 +179,7 @@ def test_a_window_closed_while_learning_stops_it(person: Person) -> None:
     job = person.panel.job
     assert job is not None
     person.panel.close()
-    person.qtbot.waitUntil(lambda: not job.is_running, timeout=WAIT_MS)
+    person.qtbot.waitUntil(lambda: job.wait(0), timeout=WAIT_MS)
 
 
 def test_a_damaged_scan_fails_alone(make_napari_viewer: MakeViewer, qtbot: Any, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_the_window_may_be_closed_while_it_runs(panel: SegmentPanel, qtbot: Any,
     panel.viewer.window.remove_dock_widget(dock)
     panel.close()
     gate.opened.set()
-    qtbot.waitUntil(lambda: not job.is_running, timeout=60000)
+    qtbot.waitUntil(lambda: job.wait(0), timeout=60000)
     assert "tiny labels" not in panel.viewer.layers
 
 
