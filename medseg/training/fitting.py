@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medseg.errors import DeviceMemoryError
-from medseg.training.plan import Plan, Shape
+from medseg.errors import DeviceMemoryError, MedsegError, ModelError
+from medseg.training.plan import FACTORS, Plan, Shape, leaves_one_voxel
 from medseg.training.plan_task import CHECK_OVERLAP, PlanTask
 
 TRIAL_STEPS = 3
@@ -43,13 +43,21 @@ def fitted_plan(
 
     Raises:
         DeviceMemoryError: `NO_MEMORY`, nothing fits.
+        ModelError: `BAD_NETWORK`, the network does not take such patches.
     """
     while True:
         try:
             return plan, trial(plan)
-        except (MemoryError, RuntimeError) as error:
-            if not is_short_of_memory(error):
+        except (MemoryError, RuntimeError, ValueError) as error:
+            if isinstance(error, MedsegError):
                 raise
+            if not is_short_of_memory(error):
+                sides = " x ".join(map(str, plan.patch))
+                raise ModelError(
+                    "BAD_NETWORK",
+                    f"expected a network that learns from patches of {sides} voxels, got: {error}; change "
+                    "the patch or the network",
+                ) from error
             smaller = smaller_plan(plan)
             if smaller is None:
                 raise DeviceMemoryError(
@@ -80,11 +88,19 @@ def smaller_plan(plan: Plan) -> Plan | None:
     if half < max(SMALLEST_SIDE, factor):
         return None
     sides = [half if axis == longest else n for axis, n in enumerate(plan.patch)]
-    return replace(plan, patch=(sides[0], sides[1], sides[2]))
+    patch = (sides[0], sides[1], sides[2])
+    return None if leaves_one_voxel(_name(plan), patch) else replace(plan, patch=patch)
+
+
+def _name(plan: Plan) -> str:
+    target: str = plan.network["_target_"]
+    return target.rpartition(".")[2]
 
 
 def _factor(plan: Plan) -> Shape:
-    """What a patch of the plan's network is a multiple of: the product of its strides."""
+    """What a patch of the plan's network is a multiple of: its own number, or the product of its strides."""
+    if own := FACTORS.get(_name(plan)):
+        return own, own, own
     strides = [s if isinstance(s, (list, tuple)) else (s, s, s) for s in plan.network.get("strides", [16, 1])]
     i, j, k = (math.prod(int(s[axis]) for s in strides) for axis in range(3))
     return i, j, k

@@ -140,6 +140,7 @@ def optimise(
         optimiser.load_state_dict(state["optimiser"])
         start, history = state["step"], state["history"]
         losses, spent = state.get("losses", []), state.get("spent", 0.0)
+        report(f"goes on after step {start} of {schedule.steps}")
     began = saved = time.monotonic()
     for step in range(start, schedule.steps):
         if not losses and is_over(history):

@@ -47,6 +47,11 @@ FACTORS = {"SwinUNETR": 32, "MedNeXt": 16, "SegFormer3D": 32}
 """What sides of a patch are multiples of, for networks whose depth is their own."""
 
 
+def leaves_one_voxel(network: str, patch: Shape) -> bool:
+    """Whether a patch shrinks to one voxel in a network of its own depth: an instance norm needs two."""
+    return max(patch) <= FACTORS.get(network, 0)
+
+
 @dataclass(frozen=True)
 class Budget:
     """What may be spent on one training.
@@ -149,6 +154,8 @@ def make_plan(
     patch = patch_shape(median_shape(fingerprint, spacing), budget.patch_voxels)
     strides, kernels = levels(patch, spacing, budget.deepest)
     patch = _divisible(patch, [(FACTORS[network],) * 3] if network in FACTORS else strides)
+    if leaves_one_voxel(network, patch):
+        patch = (2 * patch[0], patch[1], patch[2])
     width = [min(budget.widest, budget.width * 2**n) for n in range(len(strides))]
     sizes = (len(fingerprint.channels), len(fingerprint.classes) + 1)
     sided = any(side_of(one.name) for one in fingerprint.classes)

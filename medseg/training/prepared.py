@@ -97,11 +97,12 @@ def prepare_cases(
             except OSError as error:
                 if isinstance(error, MedsegError):
                     raise
-                code = "DISK_FULL" if error.errno in FULL_DISK_ERRORS else "NOT_WRITABLE"
+                is_full = error.errno in (None, *FULL_DISK_ERRORS)  # numpy gives a short write no number
+                reason = error.strerror or "a full disk"
                 raise WriteError(
-                    code,
-                    f"expected room for prepared cases, got: {error.strerror}; free some space and repeat "
-                    "the call, which goes on",
+                    "DISK_FULL" if is_full else "NOT_WRITABLE",
+                    f"expected room for prepared cases, got: {reason}; free some space and repeat the call, "
+                    "which goes on",
                 ) from error
         places.append(place)
     progress(Progress(STAGE, len(dataset.cases), len(dataset.cases)))

@@ -12,12 +12,12 @@ import pytest
 import torch
 from sphere_datasets import write_dataset
 
-from medseg.errors import DeviceMemoryError, ReadError, SettingsError
+from medseg.errors import DeviceMemoryError, ModelError, ReadError, SettingsError
 from medseg.files import write_json
 from medseg.training.dataset import Case, list_dataset
 from medseg.training.dataset_check import check_dataset
 from medseg.training.fingerprint import ChannelFacts, ClassFacts, Fingerprint, fingerprint_of
-from medseg.training.fitting import FEWEST_STEPS, affordable, fitted_plan
+from medseg.training.fitting import FEWEST_STEPS, affordable, fitted_plan, smaller_plan
 from medseg.training.folds import splits
 from medseg.training.plan import CPU_BUDGET, Plan, gpu_budget, levels, make_plan, patch_shape, target_spacing
 from medseg.training.plan_bundle import bundle_files, training_network
@@ -83,6 +83,27 @@ def test_every_network_of_a_plan_answers_its_patch(fingerprint: Fingerprint, net
     with torch.no_grad():
         made = training_network(plan).eval().to("meta")
         assert made(torch.zeros(1, 1, *plan.patch, device="meta")).shape == (1, 2, *plan.patch)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch on itself, when MedNeXt is imported
+@pytest.mark.filterwarnings("ignore:.*indexing argument.*:UserWarning")  # MONAI's SwinUNETR
+@pytest.mark.parametrize("network", NETWORK_NAMES)
+def test_every_network_learns_from_small_scans(network: str) -> None:
+    if network == "SwinUNETR":
+        pytest.importorskip("einops")
+    small = replace(HEAD, shapes=((28, 26, 24),) * 20)
+    plan = make_plan(small, CPU_BUDGET, network)
+    made = training_network(plan).train().to("meta")
+    answer = made(torch.zeros(1, 1, *plan.patch, device="meta"))
+    assert (answer if isinstance(answer, torch.Tensor) else answer[0]).shape[1] == 2
+
+
+def test_a_patch_is_not_halved_until_one_voxel_is_left() -> None:
+    plan = replace(make_plan(HEAD, CPU_BUDGET, "SwinUNETR"), batch=1, patch=(64, 64, 32))
+    smaller = smaller_plan(plan)
+    assert smaller is not None
+    assert sorted(smaller.patch) == [32, 32, 64]
+    assert smaller_plan(smaller) is None
 
 
 def test_a_plan_for_ct_clips_and_one_for_mr_standardises_each_image() -> None:
@@ -189,7 +210,7 @@ def test_short_of_memory_a_plan_grows_smaller_until_it_fits() -> None:
         assert training_network(plan).eval()(torch.zeros(1, 1, *plan.patch)).shape[2:] == plan.patch
 
 
-def test_no_memory_at_all_is_an_error_of_its_own_and_other_errors_stay_themselves() -> None:
+def test_no_memory_at_all_is_an_error_of_its_own_and_other_errors_name_the_patch() -> None:
     def full(_plan: Plan) -> float:
         raise MemoryError
 
@@ -199,8 +220,11 @@ def test_no_memory_at_all_is_an_error_of_its_own_and_other_errors_stay_themselve
     with pytest.raises(DeviceMemoryError) as caught:
         fitted_plan(make_plan(ABDOMEN), full, lambda _words: None)
     assert caught.value.code == "NO_MEMORY"
-    with pytest.raises(RuntimeError, match="mismatch"):
-        fitted_plan(make_plan(ABDOMEN), broken, lambda _words: None)
+    plan = make_plan(ABDOMEN)
+    with pytest.raises(ModelError, match="size mismatch") as unfit:
+        fitted_plan(plan, broken, lambda _words: None)
+    assert unfit.value.code == "BAD_NETWORK"
+    assert " x ".join(map(str, plan.patch)) in str(unfit.value)
 
 
 def test_steps_fit_into_the_time() -> None:

@@ -218,6 +218,18 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert train(dataset, tmp_path / "mine", FEW).steps == 6
 
 
+def test_a_full_disk_when_cases_are_prepared_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_arguments: object) -> None:
+        raise OSError("17472 requested and 4096 written")  # as numpy has it, without a number
+
+    monkeypatch.setattr("medseg.training.prepared.np.save", short)
+    with pytest.raises(WriteError, match="a full disk") as caught:
+        train(dataset, tmp_path / "mine", FEW)
+    assert caught.value.code == "DISK_FULL"
+
+
 def test_a_full_disk_when_the_model_is_written_costs_nothing(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +282,9 @@ def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(
     said = capsys.readouterr().err
     assert "error [CANCELLED]: stopped on request; what was done is kept in mine.partial" in said
     assert run(words) == 0
-    assert "step 2," not in capsys.readouterr().err  # goes on after it
+    said = capsys.readouterr().err
+    assert "goes on after step 2 of 4" in said
+    assert "step 2," not in said
 
 
 def test_a_class_that_is_never_drawn_is_not_scored(dataset: Path, tmp_path: Path) -> None:
