@@ -21,6 +21,8 @@ from tiny_bundle import tiny_inference, write_tiny_bundle
 
 from medseg.cli.main import run
 
+pytestmark = pytest.mark.usefixtures("at_home")
+
 SCAN_SHAPE = (20, 18, 16)
 DIM, VOX_OFFSET, QFORM, SFORM, SROW = 40, 108, 252, 254, 280
 
@@ -82,19 +84,6 @@ BAD_SCANS: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: scan_bytes(np.zeros(SCAN_SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's model folder with one good model."""
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_bundle(folder / "tiny")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _at_home(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDSEG_MODELS", str(shelf))
 
 
 @pytest.fixture

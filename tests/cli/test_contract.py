@@ -13,27 +13,16 @@ import numpy as np
 import pytest
 from command_line import COMMAND, code_of, environment, medseg
 from phantoms import Body, Box, Sphere, centre_mm, label_map, oblique_grid
-from tiny_bundle import TINY_NAMES, write_tiny_bundle
+from tiny_bundle import TINY_NAMES
 
 import medseg as package
 from medseg.cli.main import VERBS, run
 from medseg.io.formats import read_labels, read_volume, write_labels, write_volume
 from medseg.volume import LabelVolume, Volume
 
+pytestmark = pytest.mark.usefixtures("at_home")
+
 SPAN = {"ball", "box"}
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's model folder with one good model."""
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_bundle(folder / "tiny")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _at_home(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDSEG_MODELS", str(shelf))
 
 
 @pytest.fixture
@@ -88,13 +77,8 @@ def test_the_whole_trip_from_the_shell(scan: Path, shelf: Path, tmp_path: Path) 
 
 
 def test_segment_prints_one_object_and_the_same_bytes_twice(
-    scan: Path,
-    shelf: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MEDSEG_MODELS", str(shelf))
     first = answer(capsys, "segment", scan, "--model", "tiny", "-o", tmp_path / "a")
     second = answer(capsys, "segment", scan, "--model", "tiny", "-o", tmp_path / "b")
     assert first["regions"] == second["regions"]
@@ -105,13 +89,8 @@ def test_segment_prints_one_object_and_the_same_bytes_twice(
 
 
 def test_a_second_run_replaces_the_first(
-    scan: Path,
-    shelf: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MEDSEG_MODELS", str(shelf))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep me")
     (tmp_path / "out" / "regions.csv").write_text("old")
@@ -121,14 +100,7 @@ def test_a_second_run_replaces_the_first(
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
-def test_separate_counts_objects(
-    scan: Path,
-    shelf: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("MEDSEG_MODELS", str(shelf))
+def test_separate_counts_objects(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("segment", scan, "--model", "tiny", "--separate", "rest", "-o", tmp_path / "out")
     data = answer(capsys, *words)
     assert (tmp_path / "out" / "instances.nii.gz").is_file()

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from command_line import COMMAND, code_of, environment, everything_under, medseg
 from phantoms import oblique_grid
-from tiny_bundle import write_tiny_bundle
 
 from medseg.io.formats import write_volume
 from medseg.volume import Volume
@@ -22,14 +21,6 @@ from medseg.volume import Volume
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX systems")
 
 SMALL, LARGE = (24, 22, 20), (170, 160, 150)
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's model folder with one good model."""
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_bundle(folder / "tiny")
-    return folder
 
 
 def write_scan(path: Path, shape: tuple[int, int, int]) -> Path:
