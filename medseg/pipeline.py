@@ -19,7 +19,7 @@ from medseg.detection import detect_objects
 from medseg.errors import SettingsError
 from medseg.inference.cascade import RegionPrediction, predict_in_region
 from medseg.inference.plan import InferencePlan
-from medseg.inference.predict import Prediction, plan_case, predict_planned
+from medseg.inference.predict import Prediction, plan_case, predict_planned, wanted_labels
 from medseg.inference.preview import predict_preview
 from medseg.inference.settings import InferenceSettings
 from medseg.inference.stream import Listener
@@ -27,6 +27,7 @@ from medseg.instances.separate import separate as separate_objects
 from medseg.instances.settings import SeparationSettings
 from medseg.io.case_files import channel_files, in_order_of_numbers
 from medseg.io.formats import read_volume
+from medseg.labels import LabelSet
 from medseg.measure.regions import Region, measure_regions
 from medseg.measure.sides import find_swapped_sides
 from medseg.models.loading import Model, load_model
@@ -35,6 +36,7 @@ from medseg.objects import objects_as_labels, segment_objects, sized_model
 from medseg.preprocess.channels import as_channels, on_first_grid
 from medseg.preprocess.sanity import find_misfits, judge
 from medseg.progress import CancelToken, ProgressCallback, silent
+from medseg.refine.by_atlas import refine_by_atlas
 from medseg.result import (
     Result,
     RunRecord,
@@ -204,11 +206,40 @@ def _predicted(
         find = segment_objects if fine.card.detection is None else detect_objects
         objects = find(volumes[0], fine, settings, progress=progress, cancel=cancel)
         return RegionPrediction(Prediction(objects_as_labels(objects)), plan, ()), objects
+    fits_atlas = fine.atlas is not None and settings.atlas
+    asked = replace(settings, classes=()) if fits_atlas else settings  # all of them show how a head lies
     if rough is not None:
-        return predict_in_region(volumes, (rough, fine), settings, progress, cancel), None
-    plan = plan_case(volumes, fine, settings)
-    listener = Listener(progress, cancel)
-    return RegionPrediction(predict_planned(volumes, fine, settings, plan, listener), plan, ()), None
+        found = predict_in_region(volumes, (rough, fine), asked, progress, cancel)
+    else:
+        plan = plan_case(volumes, fine, asked)
+        listener = Listener(progress, cancel)
+        found = RegionPrediction(predict_planned(volumes, fine, asked, plan, listener), plan, ())
+    if fits_atlas:
+        found = _by_atlas(found, volumes[0], fine, settings, (progress, cancel))
+    return found, None
+
+
+def _by_atlas(
+    found: RegionPrediction,
+    image: Volume,
+    model: Model,
+    settings: InferenceSettings,
+    watchers: tuple[ProgressCallback, CancelToken],
+) -> RegionPrediction:
+    """What the model's atlas makes of its labels; of those, the classes that were asked for."""
+    labels, notes = found.prediction.labels, found.prediction.notes
+    if settings.roi_mm is not None or settings.roi_voxels is not None:
+        notes = (*notes, "the model's atlas was not used: it needs the whole scan, not a box of it")
+    elif model.atlas is not None:
+        threads = settings.threads
+        labels, said = refine_by_atlas(labels, image, model.atlas, threads=threads, watchers=watchers)
+        notes = (*notes, *said)
+    if settings.classes:
+        wanted = wanted_labels(model.card, settings.classes)
+        kept = LabelSet(tuple(label for label in labels.labels if label.id in wanted))
+        array = np.where(np.isin(labels.array, list(wanted)), labels.array, 0).astype(labels.array.dtype)
+        labels = replace(labels, array=array, labels=kept)
+    return replace(found, prediction=replace(found.prediction, labels=labels, notes=notes))
 
 
 def _objects(

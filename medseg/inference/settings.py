@@ -90,6 +90,10 @@ class InferenceSettings:
     uncertainty: bool = field(
         default=False, metadata={"help": "also make a map of how unsure the model is, 0 to 1"}
     )
+    atlas: bool = field(
+        default=True,
+        metadata={"help": "fit the atlas of a model that has one to the image, which draws borders anew"},
+    )
     object_diameter_mm: float | None = field(
         default=None,
         metadata={

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import ModelError
+from medseg.models.atlas import read_atlas
 from medseg.models.bundle_config import (
     BundleConfig,
     find_recipe,
@@ -21,7 +22,7 @@ from medseg.models.bundle_config import (
     refuse_hostile_code,
     refused,
 )
-from medseg.models.bundle_medseg import detection_of, is_inside, members_of, separation_of
+from medseg.models.bundle_medseg import atlas_of, detection_of, is_inside, members_of, separation_of
 from medseg.models.bundle_metadata import first_format, input_names, lower_outputs, modality_of
 from medseg.models.bundle_outputs import Postprocessing, lower_inferer, lower_postprocessing
 from medseg.models.bundle_steps import Preprocessing, lower_preprocessing, unsupported
@@ -123,6 +124,7 @@ def lower_card(
         claim_order=tuple(channel for channel, _ in after.regions),
         keep_largest=_largest(after, output_ids),
         foreground=before.foreground,
+        atlas_file=atlas_of(metadata),
         notes=(*before.notes, *after.notes, *missing),
     )
 
@@ -139,8 +141,9 @@ def _largest(after: Postprocessing, output_ids: tuple[int, ...]) -> tuple[int, .
 
 
 def bundle_weights(folder: Path, card: Card) -> tuple[Path, ...]:
-    """The files that hold a bundle's weights."""
-    own = tuple(folder / name for name in (card.network.weights_file, *card.network.member_files))
+    """The files that hold a bundle's weights, and its atlas."""
+    names = (card.network.weights_file, *card.network.member_files, card.atlas_file)
+    own = tuple(folder / name for name in names if name)
     return own if card.detection is None else (*own, folder / card.detection.masks.weights_file)
 
 
@@ -159,7 +162,8 @@ def build_bundle(folder: Path, card: Card, trust_code: bool = False) -> BuiltNet
     if card.detection is None:
         others = (replace(card.network, weights_file=file) for file in card.network.member_files)
         members = tuple(_built(folder, other, trust_code=trust_code)[0] for other in others)
-        return BuiltNetwork(network, members, notes=dropped)
+        atlas = read_atlas(folder / card.atlas_file) if card.atlas_file else None
+        return BuiltNetwork(network, members, notes=dropped, atlas=atlas)
     masks, more_dropped = _built(folder, card.detection.masks)
     return BuiltNetwork(network, masks=masks, notes=dropped + more_dropped)
 

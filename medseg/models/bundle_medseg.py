@@ -15,6 +15,10 @@ A model of several networks of one kind, such as the folds of a cross-validation
 others beside `models/model.pt`; their answers are averaged:
 
     "medseg": {"members": ["models/fold_1.pt", "models/fold_2.pt"]}
+
+A model whose labels start the fit of an atlas names its file:
+
+    "medseg": {"atlas": "models/atlas.npz"}
 """
 
 from __future__ import annotations
@@ -101,6 +105,18 @@ def members_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(stated, list) or not all(is_inside(file) for file in stated):
         raise ModelError("BAD_BUNDLE", "expected files inside the bundle as members; repair metadata.json")
     return tuple(stated)
+
+
+def atlas_of(metadata: Mapping[str, Any]) -> str:
+    """The file of an atlas that the `medseg` block names; mostly none.
+
+    Raises:
+        ModelError: `BAD_BUNDLE`, something that is no file inside the bundle.
+    """
+    stated = mapping(metadata.get("medseg")).get("atlas", "")
+    if stated != "" and not is_inside(stated):
+        raise ModelError("BAD_BUNDLE", "expected a file inside the bundle as atlas; repair metadata.json")
+    return str(stated)
 
 
 def is_inside(file: Any) -> bool:

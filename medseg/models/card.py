@@ -244,6 +244,8 @@ class Card:
         network: class, arguments, weights.
         detection: how its maps become boxes and objects, for a detector; None for all other models.
         separation: how depth and foreground become objects, for a model that learned both; else None.
+        atlas_file: path inside the model's folder of an atlas that is fitted to the image where the network
+            has found how the head lies (`medseg.models.atlas`); empty for most models.
         notes: what was left out or changed when the recipe was read; not part of the hash.
 
     Raises:
@@ -276,6 +278,7 @@ class Card:
     claim_order: tuple[int, ...] = ()
     keep_largest: tuple[int, ...] = ()
     foreground: ForegroundCrop | None = None
+    atlas_file: str = ""
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:

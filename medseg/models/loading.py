@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.errors import ModelError, SettingsError
+from medseg.models.atlas import Atlas
 from medseg.models.card import Card
 from medseg.models.formats import format_of
 from medseg.models.registry import find_model, not_a_model
@@ -30,6 +31,7 @@ class Model:
         members: further networks of the same card (folds of a cross-validation), whose answers are
             averaged with `network`'s before the activation.
         masks: of a detector: the network that draws objects in their boxes, on the same device.
+        atlas: what is fitted to the image after the network; None for most models.
     """
 
     card: Card
@@ -38,6 +40,7 @@ class Model:
     weights_sha256: str = ""
     members: tuple[nn.Module, ...] = ()
     masks: nn.Module | None = None
+    atlas: Atlas | None = None
 
 
 def choose_device(device: str = "auto") -> str:
@@ -94,7 +97,7 @@ def load_model(name_or_path: str | Path, *, device: str = "auto", trust_code: bo
     _check_channels(networks[0], card)
     card = replace(card, notes=card.notes + built.notes)
     weights = fingerprint(known.weights(path, card))
-    return Model(card, networks[0], where, weights, tuple(networks[1:]), masks)
+    return Model(card, networks[0], where, weights, tuple(networks[1:]), masks, built.atlas)
 
 
 def _check_channels(network: nn.Module, card: Card) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import ModelError
+from medseg.models.atlas import Atlas
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,12 +41,14 @@ class BuiltNetwork:
         members: further networks of the same card (folds of a cross-validation).
         masks: of a detector: the network that draws objects in their boxes.
         notes: what was left out or changed on the way.
+        atlas: of a model that has one.
     """
 
     network: nn.Module
     members: tuple[nn.Module, ...] = ()
     masks: nn.Module | None = None
     notes: tuple[str, ...] = ()
+    atlas: Atlas | None = None
 
 
 def file_sha256(path: Path) -> str:

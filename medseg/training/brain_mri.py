@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg.training.brain_atlas import build_atlas
 from medseg.training.brain_labels import HeadMap, head_labels, read_head_map
 from medseg.training.growth import grow
 from medseg.training.loop import HeadData, build_network, train
 from medseg.training.optimise import blend
 from medseg.training.publish import write_brain_bundle
-from medseg.training.recipe import FULL_RESOLUTION, SCANNER_LIKE, STRIDED
+from medseg.training.recipe import FULL_RESOLUTION, LONG, SCANNER_LIKE, STRIDED
 
 TRAINING_MAPS, HELD_OUT_MAPS = range(1, 17), range(17, 21)
 """Numbers of the label maps that are learned from and that are checked on."""
 
-LAST_STAGE_SHARE = 0.7
-"""The published weights are this much of the last stage, the rest of the one before."""
+SCANNER_LIKE_SHARE = 0.7
+"""The last stage starts from this much of the third, the rest of the second."""
 
 
 def read_heads(maps: Path, training: Iterable[int], validation: Iterable[int]) -> HeadData:
@@ -38,7 +39,7 @@ def read_heads(maps: Path, training: Iterable[int], validation: Iterable[int]) -
 
 
 def make_brain_mri(maps: Path, run: Path, bundle: Path, report: Callable[[str], None]) -> None:
-    """Train in three stages, and write the bundle.
+    """Train in four stages, make the atlas, and write the bundle.
 
     Args:
         maps: folder of SynthSeg's training label maps.
@@ -52,5 +53,7 @@ def make_brain_mri(maps: Path, run: Path, bundle: Path, report: Callable[[str], 
     grow(strided, start)
     full = train(heads, FULL_RESOLUTION, run / "full", report, start)
     network = train(heads, SCANNER_LIKE, run / "scanner_like", report, full)
-    blend(network, full, 1 - LAST_STAGE_SHARE)
-    write_brain_bundle(network, (STRIDED, FULL_RESOLUTION, SCANNER_LIKE), bundle)
+    blend(network, full, 1 - SCANNER_LIKE_SHARE)
+    network = train(heads, LONG, run / "long", report, network)
+    atlas = build_atlas(heads.training, heads.labels, report)
+    write_brain_bundle(network, atlas, (STRIDED, FULL_RESOLUTION, SCANNER_LIKE, LONG), bundle)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from medseg.models.atlas import Atlas, write_atlas
 from medseg.training.brain_labels import BRAIN_STRUCTURES
 from medseg.training.bundle_files import (
     bundle_metadata,
@@ -21,7 +22,7 @@ from medseg.training.bundle_files import (
 )
 from medseg.training.recipe import TrainingRecipe
 
-BRAIN_BUNDLE_VERSION = "0.1.0"
+BRAIN_BUNDLE_VERSION = "0.2.0"
 
 _TISSUE_COLOURS = {
     2: (245, 245, 245), 3: (205, 62, 78), 4: (120, 18, 134), 5: (196, 58, 250), 7: (220, 248, 164),
@@ -32,11 +33,17 @@ _TISSUE_COLOURS = {
 """Colours that FreeSurfer's users know, by left-sided id."""
 
 
-def write_brain_bundle(network: nn.Module, recipes: Sequence[TrainingRecipe], folder: Path) -> None:
+ATLAS_FILE = "models/atlas.npz"
+
+
+def write_brain_bundle(
+    network: nn.Module, atlas: Atlas, recipes: Sequence[TrainingRecipe], folder: Path
+) -> None:
     """Write the `brain-mri` bundle.
 
     Args:
         network: with the weights to publish.
+        atlas: to publish beside them.
         recipes: the stages that it was trained by; kept beside the weights. The last one
             describes the network.
         folder: bundle to make; files of the same name are replaced. `LICENSE` and the model
@@ -51,6 +58,7 @@ def write_brain_bundle(network: nn.Module, recipes: Sequence[TrainingRecipe], fo
     )
     stages = {"stages": [asdict(stage) for stage in recipes]}
     write_bundle(folder, network, _metadata(), inference, stages)
+    write_atlas(atlas, folder / ATLAS_FILE)
 
 
 def _metadata() -> dict[str, Any]:
@@ -64,12 +72,16 @@ def _metadata() -> dict[str, Any]:
         {
             "name": "brain-mri",
             "version": BRAIN_BUNDLE_VERSION,
-            "changelog": {BRAIN_BUNDLE_VERSION: "first version, 2 mm"},
+            "changelog": {
+                "0.1.0": "first version, 2 mm",
+                BRAIN_BUNDLE_VERSION: "4,000 steps more; an atlas that brings borders to the scan's own grid",
+            },
             "task": "Segmentation of brain structures in head MRI of any contrast",
-            "description": "32 labels of the brain and its fluid at 2 mm, "
-            "learned from synthetic images alone",
+            "description": "32 labels of the brain and its fluid: a network at 2 mm and an atlas that is "
+            "fitted to the scan, both learned from label maps alone",
             "references": [
-                "Billot et al., SynthSeg: brain segmentation of any contrast, Medical Image Analysis 86, 2023"
+                "Billot et al., SynthSeg: segmentation of any contrast, Medical Image Analysis 86, 2023",
+                "Puonti et al., Fast and sequence-adaptive whole-brain segmentation, NeuroImage 143, 2016",
             ],
         },
         modality="MR",
@@ -77,6 +89,7 @@ def _metadata() -> dict[str, Any]:
         shape=["8*n"] * 3,
         channels=channels,
         own={
+            "atlas": ATLAS_FILE,
             "label_ids": {str(c): label for c, (label, _) in enumerate(BRAIN_STRUCTURES, start=1)},
             "colours": {str(label): list(colours[label]) for label, _ in BRAIN_STRUCTURES},
         },

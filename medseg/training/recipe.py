@@ -28,6 +28,7 @@ class TrainingRecipe:
         small_shape: voxels of a smaller window, which makes steps cheaper.
         small_between: shares of the run between which the smaller window is used; start and
             end see windows as the inferer will show them.
+        scanner_like_share: share of the steps whose contrasts are half as wide, nearer to scanners'.
         check_every: steps between validations and checkpoints.
         seed: start of every random choice.
     """
@@ -45,6 +46,7 @@ class TrainingRecipe:
     frozen_slowdown: float = 0.6
     small_shape: tuple[int, int, int] = (80, 96, 80)
     small_between: tuple[float, float] = (0.268, 0.95)
+    scanner_like_share: float = 0.0
     check_every: int = 250
     seed: int = 0
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
@@ -63,6 +65,8 @@ class TrainingRecipe:
         done, (first, last) = step / self.steps, self.small_between
         shape = self.small_shape if first <= done < last else self.synthesis.shape
         difficulty = self.difficulty_at(step)
+        if (step * 37) % 100 < 100 * self.scanner_like_share:
+            difficulty *= 0.5
         return replace(
             self.synthesis,
             shape=shape,
@@ -107,3 +111,14 @@ SCANNER_LIKE = replace(
     seed=2,
 )
 """Third stage: contrasts nearer to those that scanners make."""
+
+LONG = replace(
+    FULL_RESOLUTION,
+    steps=4000,
+    learning_rate=1.5e-3,
+    averaging=0.998,
+    check_every=250,
+    scanner_like_share=0.4,
+    seed=3,
+)
+"""Fourth stage: all contrasts again, many of them scanners', for longer."""

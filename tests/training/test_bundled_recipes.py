@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sphere_heads import LABELS, sphere_head
+from ball_heads import LABELS, ball_head
 
 from medseg.cli.main import run
 from medseg.models.loading import load_model
 from medseg.training import brain_mri, nuclei
+from medseg.training.brain_atlas import BENT, Frame, build_atlas
 from medseg.training.head_synthesis import SynthesisSettings
 from medseg.training.loop import HeadData
 from medseg.training.nuclei_recipe import NucleiRecipe
 from medseg.training.nuclei_synthesis import NucleiSettings
-from medseg.training.recipe import FULL_RESOLUTION, SCANNER_LIKE, STRIDED
+from medseg.training.recipe import FULL_RESOLUTION, LONG, SCANNER_LIKE, STRIDED
 
 SMALL: dict[str, Any] = {"steps": 2, "check_every": 1, "warm_up_steps": 1}
 TINY_NUCLEI = NucleiRecipe(
@@ -37,11 +39,15 @@ def maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("STRIDED", replace(STRIDED, channels=(4, 8), strides=(2,))),
         ("FULL_RESOLUTION", replace(FULL_RESOLUTION, channels=(16, 4, 8), strides=(1, 2))),
         ("SCANNER_LIKE", replace(SCANNER_LIKE, channels=(16, 4, 8), strides=(1, 2))),
+        ("LONG", replace(LONG, channels=(16, 4, 8), strides=(1, 2))),
     ):
         monkeypatch.setattr(
             brain_mri, name, replace(stage, **SMALL, small_shape=(32, 32, 32), synthesis=small)
         )
-    heads = HeadData(LABELS, [sphere_head()], [sphere_head()])
+    heads = HeadData(LABELS, [ball_head(0)], [ball_head(1)])
+    frame, unbent = Frame((40, 44, 36), 4.0, (0.0, 0.0, 0.0)), replace(BENT, stages=())
+    make = partial(build_atlas, frame=frame, settings=unbent)
+    monkeypatch.setattr(brain_mri, "build_atlas", make)
     monkeypatch.setattr(brain_mri, "read_heads", lambda *_: heads)
     (tmp_path / "maps").mkdir()
     np.save(tmp_path / "maps" / "generation_labels.npy", np.zeros(3))
