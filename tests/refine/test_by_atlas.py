@@ -8,14 +8,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from ball_heads import AFFINE, LABELS, ball_head, image_of, truth_of
 from scipy.ndimage import map_coordinates
+from small_models import make_card
 from strategies import ORIENTATIONS
+from torch import Tensor, nn
 
 from medseg.errors import CancelledError, ModelError
 from medseg.geometry import Geometry
+from medseg.inference.settings import InferenceSettings
 from medseg.labels import LabelSet
 from medseg.models.atlas import Atlas, read_atlas, write_atlas
+from medseg.models.card import SlidingWindow
+from medseg.models.loading import Model
+from medseg.pipeline import segment
 from medseg.progress import CancelToken, Progress
 from medseg.refine import atlas_loops
 from medseg.refine.atlas_fit import Fit, FitSettings, Stage, bending
@@ -266,3 +273,47 @@ def test_an_atlas_is_symmetric_and_its_shares_are_whole(atlas: Atlas) -> None:
         assert atlas.centres[one] * [-1, 1, 1] == pytest.approx(atlas.centres[other], abs=1e-9)
     total = atlas.table.astype(int).sum(-1)
     assert np.abs(total - 255).max() <= 12  # rounding of each class, and rare tissues left out
+
+
+class _SaysAlways(nn.Module):
+    """Answers the same labels, whatever it sees."""
+
+    def __init__(self, labels: npt.NDArray[np.uint8], ids: tuple[int, ...]) -> None:
+        super().__init__()
+        planes = [torch.from_numpy(labels == one) for one in ids]
+        self.register_buffer("answer", 9 * torch.stack(planes).float()[None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`(1, 1, i, j, k)` to `(1, classes, i, j, k)`."""
+        answer: Tensor = self.get_buffer("answer")
+        return answer + 0 * image
+
+
+def head_model(atlas: Atlas) -> Model:
+    """A poor network with a good atlas."""
+    poor = poor_labels().array
+    ids = (0, *sorted(set(np.unique(TRUTH).tolist()) - {0}))
+    window = SlidingWindow(GEOMETRY.shape, 0.0, "constant")
+    card = make_card(1, window, labels=NAMES, output_ids=ids, atlas_file="models/atlas.npz")
+    return Model(card, _SaysAlways(poor, ids), atlas=atlas)
+
+
+def test_a_model_with_an_atlas_uses_it(atlas: Atlas) -> None:
+    volume = Volume(image_of(HEAD, 0), GEOMETRY)
+    model, plain = head_model(atlas), InferenceSettings(backend="torch")
+    better = segment(volume, model, plain)
+    alone = segment(volume, model, replace(plain, atlas=False))
+    assert np.array_equal(alone.labels.array, poor_labels().array)
+    assert dice(better.labels.array) > dice(alone.labels.array) + 0.2
+
+    some = segment(volume, model, replace(plain, classes=("left thalamus", "53")))
+    kept = np.isin(better.labels.array, [10, 53])
+    assert np.array_equal(some.labels.array, np.where(kept, better.labels.array, 0))
+    assert sorted(some.labels.labels.ids) == [10, 53]
+
+
+def test_a_box_of_the_scan_is_left_to_the_network(atlas: Atlas) -> None:
+    settings = InferenceSettings(backend="torch", roi_voxels=(0, 72, 0, 80, 0, 64))
+    result = segment(Volume(image_of(HEAD, 0), GEOMETRY), head_model(atlas), settings)
+    assert np.array_equal(result.labels.array, poor_labels().array)
+    assert any("atlas was not used" in warning for warning in result.record.warnings)
