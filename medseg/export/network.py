@@ -26,6 +26,7 @@ from medseg.files import whole_file, write_json
 from medseg.inference.backends.convert import convert_module, with_exact_norms
 from medseg.inference.backends.quiet import import_quietly
 from medseg.instances.crops import CROP_VOXELS
+from medseg.models.atlas import write_atlas
 from medseg.models.card import NetworkRecipe
 from medseg.models.card_json import card_to_json
 from medseg.models.loading import Model
@@ -116,8 +117,14 @@ def export_model(model: Model, path: str | Path) -> ExportedModel:
     for place, data in made.items():
         with whole_file(place) as stream:
             stream.write(data)
+    files = [*made]
+    if model.atlas is not None:
+        beside = path.with_name(f"{path.stem}.atlas.npz")
+        write_atlas(model.atlas, beside)
+        card = replace(card, atlas_file=beside.name)
+        files.append(beside)
     write_json(card_path(path), card_to_json(card))
-    return ExportedModel((*made, card_path(path)), difference)
+    return ExportedModel((*files, card_path(path)), difference)
 
 
 def scripted_network(networks: Sequence[nn.Module], shape: Shape) -> torch.jit.ScriptModule:

@@ -13,10 +13,11 @@ from typing import Any
 
 from medseg.errors import ModelError
 from medseg.files import data_file_beside
+from medseg.models.atlas import read_atlas
 from medseg.models.bundle import lower_card
 from medseg.models.bundle_config import BundleConfig, parse_content, read_json, refuse_hostile_code
 from medseg.models.bundle_metadata import first_format
-from medseg.models.card import Card, Detection, NetworkRecipe
+from medseg.models.card import Card, NetworkRecipe
 from medseg.models.card_json import card_from_json
 from medseg.models.scripted import extra_files, is_torchscript, load_scripted
 from medseg.models.weights import BuiltNetwork
@@ -77,17 +78,13 @@ def _channels(metadata: Mapping[str, Any]) -> dict[str, int]:
 
 
 def torchscript_weights(path: Path, card: Card) -> tuple[Path, ...]:
-    """The file itself, and that of a detector's masks."""
-    return (path,) if card.detection is None else (path, _masks_file(path, card.detection))
-
-
-def _masks_file(path: Path, detection: Detection) -> Path:
-    """Where a detector's second network lies: beside the first one.
+    """The file itself, that of a detector's masks, and an atlas; all beside the first one.
 
     Raises:
         ReadError: `DETACHED_DATA_REFUSED`, a name that leads elsewhere; `FILE_NOT_FOUND`.
     """
-    return data_file_beside(path, detection.masks.weights_file)
+    masks = "" if card.detection is None else card.detection.masks.weights_file
+    return (path, *(data_file_beside(path, name) for name in (masks, card.atlas_file) if name))
 
 
 def build_torchscript(path: Path, card: Card, trust_code: bool = False) -> BuiltNetwork:
@@ -99,8 +96,11 @@ def build_torchscript(path: Path, card: Card, trust_code: bool = False) -> Built
         trust_code: load it even if it uses operators that reach outside.
 
     Raises:
-        ModelError: `WEIGHTS_CORRUPTED`; `CODE_REFUSED`, it uses an operator that could reach files.
-        ReadError: the masks of a detector are missing.
+        ModelError: `WEIGHTS_CORRUPTED`; `CODE_REFUSED`, it uses an operator that could reach files;
+            `DAMAGED_ATLAS`.
+        ReadError: the masks of a detector, or the atlas, are missing.
     """
-    networks = [load_scripted(file, trust_code=trust_code) for file in torchscript_weights(path, card)]
-    return BuiltNetwork(networks[0], masks=networks[1] if card.detection is not None else None)
+    files = list(torchscript_weights(path, card))
+    atlas = read_atlas(files.pop()) if card.atlas_file else None
+    networks = [load_scripted(file, trust_code=trust_code) for file in files]
+    return BuiltNetwork(networks[0], masks=networks[1] if card.detection is not None else None, atlas=atlas)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 import medseg
 from medseg.cli.main import run
-from medseg.errors import ModelError, WriteError
+from medseg.errors import ModelError, ReadError, WriteError
 from medseg.export.network import export_model
 from medseg.geometry import Geometry
 from medseg.inference.settings import InferenceSettings
 from medseg.labels import Code
+from medseg.models.atlas import Atlas
 from medseg.models.card_json import card_from_json, card_to_json
 from medseg.models.loading import Model, load_model
 from medseg.models.scripted import load_scripted
@@ -111,6 +112,20 @@ def test_a_torchscript_file_is_a_model_again_with_colours_and_codes(tiny: Model,
     assert again.labels == tiny.card.labels
     assert again.labels.find(10).code == Code("SCT", "85637007", "Blob")
     assert replace(again, network=tiny.card.network) == tiny.card
+
+
+def test_an_atlas_goes_along(tiny: Model, tmp_path: Path) -> None:
+    table = np.full((3, 4, 5, 2), 127, np.uint8)
+    atlas = Atlas(table, np.array([0, 10]), np.array([0, 1]), np.eye(4), {10: np.zeros(3)})
+    done = export_model(replace(tiny, atlas=atlas), tmp_path / "mine.ts")
+    assert {file.name for file in done.files} == {"mine.ts", "mine.atlas.npz", "mine.card.json"}
+    again = load_model(tmp_path / "mine.ts", device="cpu")
+    assert again.atlas is not None
+    assert np.array_equal(again.atlas.table, table)
+    (tmp_path / "mine.atlas.npz").unlink()
+    with pytest.raises(ReadError) as caught:
+        load_model(tmp_path / "mine.ts", device="cpu")
+    assert caught.value.code == "FILE_NOT_FOUND"
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -60,6 +60,7 @@ WHOLE: dict[str, Any] = SHORT | {
     "claim_order": [0, 2, 1, 3],
     "keep_largest": [2],
     "foreground": {"above": -500.0, "margin": 4, "stage": "source"},
+    "atlas_file": "tiny.atlas.npz",
 }  # fmt: skip
 
 
