@@ -27,11 +27,20 @@ from medseg.refine.adam import Adam
 STAGE = "atlas"
 """Name of the stage in progress reports; a unit is a step of the optimiser."""
 
+LABELLING = "label"
+"""Name of the stage after it; a unit is a plane of voxels."""
+
 CHUNKS = 4
 """Parts of a step's points, summed in their order: the same bits for any number of threads."""
 
 FADING = 0.1
 """How fast the tissues' intensities of earlier steps are forgotten."""
+
+LAST_RATE = 0.2
+"""Of a stage's optimiser, in parts of its first; it falls evenly."""
+
+FLATNESS = 0.02
+"""Weight of the bias field's mean square, which keeps it from taking over what the means say."""
 
 ONLY_HINTS = 1e-4
 """Distrust of classes other than the hint's in the first step, when no tissue's intensity is known."""
@@ -163,7 +172,7 @@ def fit_atlas(
                 slopes, sums = _sloped((image, hints), points, fit, (table, atlas), (settings, pool))
                 kept = 1 - FADING if fit.sums.any() else 0.0
                 fit = replace(fit, sums=kept * fit.sums + (1 - kept) * sums)
-                _move(optimiser, slopes, settings, 1 - 0.8 * number / stage.steps)
+                _move(optimiser, slopes, settings, 1 - (1 - LAST_RATE) * number / stage.steps)
                 done += 1
                 watchers[0](Progress(STAGE, done, steps))
             fit = replace(fit, deformation=optimiser[0].values, bias=optimiser[1].values)
@@ -178,7 +187,7 @@ def _move(
     stiff = settings.stiffness * bending(deformation.values)
     deformation.move(stiff - slopes[0] / settings.points, rate * settings.rate)
     if settings.bias_rate > 0:
-        stiff = settings.bias_stiffness * bending(bias.values) + 0.02 * bias.values / bias.values.size
+        stiff = settings.bias_stiffness * bending(bias.values) + FLATNESS * bias.values / bias.values.size
         bias.move(stiff - slopes[1] / settings.points, rate * settings.bias_rate)
 
 
@@ -225,12 +234,8 @@ def _sloped(
         return found
 
     parts = list(pool.map(part, range(CHUNKS)))
-    return (sum_of(p[0] for p in parts), sum_of(p[1] for p in parts)), sum_of(p[2] for p in parts)
-
-
-def sum_of(arrays: Any) -> Any:
-    """Arrays of one shape, added in their order."""
-    return np.sum(np.stack(list(arrays)), axis=0)
+    deformation, bias, sums = (np.sum(np.stack(some), axis=0) for some in zip(*parts, strict=True))
+    return (deformation, bias), sums
 
 
 def _blurred(atlas: Atlas, blur_mm: float) -> npt.NDArray[np.uint8]:
@@ -274,6 +279,7 @@ def decide(
     settings: FitSettings | None = None,
     *,
     threads: int = 0,
+    watchers: tuple[ProgressCallback, CancelToken | None] = (silent, None),
 ) -> npt.NDArray[np.uint8]:
     """The most probable label of every voxel; 0 where the atlas does not reach.
 
@@ -287,6 +293,10 @@ def decide(
         spacing_mm: of the image; neighbours that are farther are heard less.
         settings: the same.
         threads: at most so many; 0 for as many as there are processors.
+        watchers: progress, told after every plane, and cancelling.
+
+    Raises:
+        CancelledError: a stop was asked for.
     """
     from medseg.refine import atlas_loops
 
@@ -300,12 +310,16 @@ def decide(
         for number in range(1 + settings.rounds):
             pull = np.exp(settings.agreement * nearness) if number else np.ones(3)
             before, labels = labels, np.empty_like(labels)
-            case = (image, before, pull)
-            step = partial(_planes, atlas_loops.decide, (case, fit.affine, tables, fields, gaussians, labels))
-            list(pool.map(step, range(image.shape[0])))
+            what = ((image, before, pull), fit.affine, tables, fields, gaussians, labels)
+            plane = partial(_decide_plane, atlas_loops.decide, what, watchers[1])
+            done_planes = pool.map(plane, range(len(image)))
+            for done, _ in enumerate(done_planes, start=1 + number * len(image)):
+                watchers[0](Progress(LABELLING, done, (1 + settings.rounds) * len(image)))
     return labels
 
 
-def _planes(decide_planes: Any, what: tuple[Any, ...], plane: int) -> None:
+def _decide_plane(loop: Any, what: tuple[Any, ...], cancel: CancelToken | None, plane: int) -> None:
+    if cancel is not None:
+        cancel.check()
     case, *rest = what
-    decide_planes(case, (plane, plane + 1), *rest)
+    loop(case, (plane, plane + 1), *rest)

@@ -67,7 +67,8 @@ def refine_by_atlas(
     scaled = _scaled(image.array)
     fit = fit_atlas(scaled, labels.array, affine, atlas, settings, threads=threads, watchers=watchers)
     spacing = labels.geometry.spacing_mm
-    found = decide(scaled, fit, atlas, spacing, settings, threads=threads).astype(labels.array.dtype)
+    found = decide(scaled, fit, atlas, spacing, settings, threads=threads, watchers=watchers)
+    found = found.astype(labels.array.dtype, copy=False)
     before, after = np.count_nonzero(labels.array), np.count_nonzero(found)
     both = np.count_nonzero((labels.array != 0) & (found != 0))
     if 2 * both < LEAST_AGREEMENT * (before + after):
