@@ -78,7 +78,7 @@ def rows(arguments: argparse.Namespace, column: str, *, atlas: bool) -> Iterator
     """Dice of every image of a column."""
     heads = read_heads(arguments.maps, training=(), validation=range(17, 21))
     model = medseg.load_model(arguments.model)
-    settings = replace(medseg.InferenceSettings(), atlas=atlas)
+    settings = replace(medseg.InferenceSettings(), skip_atlas=not atlas)
     for number, head in enumerate(heads.validation):
         for repeat in range(arguments.images):
             volume, truth = head_of(head, heads.labels, (SEED, number, repeat), column)

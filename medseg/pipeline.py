@@ -206,7 +206,7 @@ def _predicted(
         find = segment_objects if fine.card.detection is None else detect_objects
         objects = find(volumes[0], fine, settings, progress=progress, cancel=cancel)
         return RegionPrediction(Prediction(objects_as_labels(objects)), plan, ()), objects
-    fits_atlas = fine.atlas is not None and settings.atlas
+    fits_atlas = fine.atlas is not None and not settings.skip_atlas
     asked = replace(settings, classes=()) if fits_atlas else settings  # all of them show how a head lies
     if rough is not None:
         found = predict_in_region(volumes, (rough, fine), asked, progress, cancel)

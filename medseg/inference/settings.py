@@ -90,9 +90,9 @@ class InferenceSettings:
     uncertainty: bool = field(
         default=False, metadata={"help": "also make a map of how unsure the model is, 0 to 1"}
     )
-    atlas: bool = field(
-        default=True,
-        metadata={"help": "fit the atlas of a model that has one to the image, which draws borders anew"},
+    skip_atlas: bool = field(
+        default=False,
+        metadata={"help": "leave the network's labels as they are, where the model has an atlas to fit"},
     )
     object_diameter_mm: float | None = field(
         default=None,

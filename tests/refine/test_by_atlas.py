@@ -302,7 +302,7 @@ def test_a_model_with_an_atlas_uses_it(atlas: Atlas) -> None:
     volume = Volume(image_of(HEAD, 0), GEOMETRY)
     model, plain = head_model(atlas), InferenceSettings(backend="torch")
     better = segment(volume, model, plain)
-    alone = segment(volume, model, replace(plain, atlas=False))
+    alone = segment(volume, model, replace(plain, skip_atlas=True))
     assert np.array_equal(alone.labels.array, poor_labels().array)
     assert dice(better.labels.array) > dice(alone.labels.array) + 0.2
 
