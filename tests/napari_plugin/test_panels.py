@@ -75,7 +75,12 @@ def test_the_button_that_opens_a_folder_stops_what_it_began(
     make_napari_viewer: MakeViewer, qtbot: Any, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: asked.append("asked") or "")
+
+    def ask(*_: object) -> str:
+        asked.append("asked")
+        return ""
+
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", ask)
     panel = kind(make_napari_viewer())
     panel.folder_button.click()
     assert asked == ["asked"]
