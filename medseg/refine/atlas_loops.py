@@ -190,6 +190,23 @@ def _votes(before: Array, at: tuple[int, int, int], pull: Doubles, score: Double
 
 
 @compiled
+def _is_surrounded(before: Array, i: int, j: int, k: int) -> bool:
+    """Whether a voxel and its six neighbours have one label: then nothing speaks for another."""
+    ends = before.shape
+    if not (0 < i < ends[0] - 1 and 0 < j < ends[1] - 1 and 0 < k < ends[2] - 1):
+        return False
+    own = before[i, j, k]
+    return bool(
+        before[i - 1, j, k] == own
+        and before[i + 1, j, k] == own
+        and before[i, j - 1, k] == own
+        and before[i, j + 1, k] == own
+        and before[i, j, k - 1] == own
+        and before[i, j, k + 1] == own
+    )
+
+
+@compiled
 def decide(
     case: tuple[Array, Array, Doubles],
     planes: tuple[int, int],
@@ -221,9 +238,13 @@ def decide(
     prior, slope = np.zeros(classes), np.zeros((3, classes))
     score = np.zeros(max(label_of.max(), before.max()) + 1)
     extent = np.array(table.shape[:3])
+    hears = pull.max() > 1
     for i in range(planes[0], planes[1]):
         for j in range(image.shape[1]):
             for k in range(image.shape[2]):
+                if hears and _is_surrounded(before, i, j, k):
+                    labels[i, j, k] = before[i, j, k]
+                    continue
                 inside = True
                 for axis in range(3):
                     row = affine[axis]
