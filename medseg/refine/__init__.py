@@ -1,1 +1,1 @@
-"""Borders of a label map moved to where the image has its own."""
+"""Labels made better by the image: a random field, and a fitted atlas."""
