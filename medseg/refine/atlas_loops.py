@@ -44,6 +44,23 @@ def _locate(point: Doubles, shape: tuple[int, int, int, int], low: Array, part: 
 
 
 @compiled
+def _on_knots(
+    point: Array, extent: tuple[int, int, int, int], knots: tuple[int, int, int, int], at: Doubles
+) -> None:
+    """Where a point of the atlas lies among the knots of a field that spans the atlas."""
+    for axis in range(3):
+        at[axis] = point[axis] / (extent[axis] - 1) * (knots[axis] - 1)
+
+
+@compiled
+def _point_of(affine: Doubles, i: int, j: int, k: int, point: Doubles) -> None:
+    """Where a voxel of an image lies in the atlas."""
+    for axis in range(3):
+        row = affine[axis]
+        point[axis] = row[0] * i + row[1] * j + row[2] * k + row[3]
+
+
+@compiled
 def _read(field: Floats, at: Doubles, low: Array, part: Doubles, place: Array, answer: Doubles) -> None:
     """Values of a field `(i, j, k, components)` between its knots."""
     _locate(at, field.shape, low, part)
@@ -117,15 +134,12 @@ def climb(
     low, part, place = np.zeros(3, np.int64), np.zeros(3), np.zeros(3, np.int64)
     moved, by, shade, at = np.zeros(3), np.zeros(3), np.zeros(1), np.zeros(3)
     prior, slope = np.zeros(classes), np.zeros((3, classes))
-    extent = np.array(table.shape[:3])
     for n in range(len(points)):
-        for axis in range(3):
-            at[axis] = points[n, axis] / (extent[axis] - 1) * (field.shape[axis] - 1)
+        _on_knots(points[n], table.shape, field.shape, at)
         _read(field, at, low, part, place, by)
         for axis in range(3):
             moved[axis] = points[n, axis] + by[axis]
-        for axis in range(3):
-            at[axis] = points[n, axis] / (extent[axis] - 1) * (bias.shape[axis] - 1)
+        _on_knots(points[n], table.shape, bias.shape, at)
         _read(bias, at, low, part, place, shade)
         lighter = np.exp(-shade[0])
         x = values[n] * lighter
@@ -153,11 +167,9 @@ def climb(
                 sums[2, t] += weight * x * x
         by[0], by[1], by[2] = dx / (255 * evidence), dy / (255 * evidence), dz / (255 * evidence)
         shade[0] = darker / evidence
-        for axis in range(3):
-            at[axis] = points[n, axis] / (extent[axis] - 1) * (field.shape[axis] - 1)
+        _on_knots(points[n], table.shape, field.shape, at)
         _add(slopes[0], at, low, part, place, by)
-        for axis in range(3):
-            at[axis] = points[n, axis] / (extent[axis] - 1) * (bias.shape[axis] - 1)
+        _on_knots(points[n], table.shape, bias.shape, at)
         _add(slopes[1], at, low, part, place, shade)
 
 
@@ -237,7 +249,6 @@ def decide(
     point, by, shade, at = np.zeros(3), np.zeros(3), np.zeros(1), np.zeros(3)
     prior, slope = np.zeros(classes), np.zeros((3, classes))
     score = np.zeros(max(label_of.max(), before.max()) + 1)
-    extent = np.array(table.shape[:3])
     hears = pull.max() > 1
     for i in range(planes[0], planes[1]):
         for j in range(image.shape[1]):
@@ -245,21 +256,18 @@ def decide(
                 if hears and _is_surrounded(before, i, j, k):
                     labels[i, j, k] = before[i, j, k]
                     continue
+                _point_of(affine, i, j, k, point)
                 inside = True
                 for axis in range(3):
-                    row = affine[axis]
-                    point[axis] = row[0] * i + row[1] * j + row[2] * k + row[3]
-                    inside = inside and 0 <= point[axis] <= extent[axis] - 1
+                    inside = inside and 0 <= point[axis] <= table.shape[axis] - 1
                 if not inside:
                     labels[i, j, k] = 0
                     continue
-                for axis in range(3):
-                    at[axis] = point[axis] / (extent[axis] - 1) * (field.shape[axis] - 1)
+                _on_knots(point, table.shape, field.shape, at)
                 _read(field, at, low, part, place, by)
-                for axis in range(3):
-                    at[axis] = point[axis] / (extent[axis] - 1) * (bias.shape[axis] - 1)
-                    point[axis] += by[axis]
+                _on_knots(point, table.shape, bias.shape, at)
                 _read(bias, at, low, part, place, shade)
+                point += by
                 x = image[i, j, k] * np.exp(-shade[0])
                 _prior(table, point, low, part, place, prior, slope)
                 score[:] = 0.0
@@ -287,10 +295,8 @@ def carry(known: Array, affine: Doubles, field: Floats, counts: Floats) -> None:
     for i in range(known.shape[0]):
         for j in range(known.shape[1]):
             for k in range(known.shape[2]):
-                for axis in range(3):
-                    row = affine[axis]
-                    point[axis] = row[0] * i + row[1] * j + row[2] * k + row[3]
-                    at[axis] = point[axis] / (counts.shape[axis] - 1) * (field.shape[axis] - 1)
+                _point_of(affine, i, j, k, point)
+                _on_knots(point, counts.shape, field.shape, at)
                 _read(field, at, low, part, place, by)
                 inside = True
                 for axis in range(3):

@@ -200,17 +200,20 @@ def test_a_case_that_is_lost_while_training_is_named_and_set_aside(dataset: Path
     assert done.steps == 6
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def filling_the_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Once called, no file can be finished any more."""
+
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    def fill() -> None:
-        monkeypatch.setattr("medseg.files.os.fsync", full)
+    return lambda: monkeypatch.setattr("medseg.files.os.fsync", full)
 
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(WriteError) as caught:
-        train(dataset, tmp_path / "mine", FEW, at_step(3, fill))
+        train(dataset, tmp_path / "mine", FEW, at_step(3, filling_the_disk(monkeypatch)))
     assert caught.value.code == "DISK_FULL"
     monkeypatch.undo()
     checkpoint = torch.load(tmp_path / "mine.partial" / "fold_0" / "checkpoint.pt", weights_only=True)
@@ -233,14 +236,8 @@ def test_a_full_disk_when_cases_are_prepared_is_named(
 def test_a_full_disk_when_the_model_is_written_costs_nothing(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    def fill() -> None:
-        monkeypatch.setattr("medseg.files.os.fsync", full)
-
     with pytest.raises(WriteError) as caught:
-        train(dataset, tmp_path / "mine", FEW, at_step(FEW.steps, fill))
+        train(dataset, tmp_path / "mine", FEW, at_step(FEW.steps, filling_the_disk(monkeypatch)))
     assert caught.value.code == "DISK_FULL"
     assert not (tmp_path / "mine").exists()
     monkeypatch.undo()
@@ -259,7 +256,7 @@ def test_memory_that_runs_out_later_is_named_and_the_same_call_goes_on(
         monkeypatch.setattr("medseg.training.plan_task.planned_loss", too_large)
 
     with pytest.raises(DeviceMemoryError, match="goes on from the last checkpoint") as caught:
-        train(dataset, tmp_path / "mine", FEW, at_step(3, fill))
+        train(dataset, tmp_path / "mine", FEW, at_step(3, filling_the_disk(monkeypatch)))
     assert caught.value.code == "NO_MEMORY"
     monkeypatch.undo()
     assert train(dataset, tmp_path / "mine", FEW).steps == FEW.steps
