@@ -252,11 +252,11 @@ def test_memory_that_runs_out_later_is_named_and_the_same_call_goes_on(
     def too_large(*_arguments: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
 
-    def fill() -> None:
+    def run_out() -> None:
         monkeypatch.setattr("medseg.training.plan_task.planned_loss", too_large)
 
     with pytest.raises(DeviceMemoryError, match="goes on from the last checkpoint") as caught:
-        train(dataset, tmp_path / "mine", FEW, at_step(3, filling_the_disk(monkeypatch)))
+        train(dataset, tmp_path / "mine", FEW, at_step(3, run_out))
     assert caught.value.code == "NO_MEMORY"
     monkeypatch.undo()
     assert train(dataset, tmp_path / "mine", FEW).steps == FEW.steps
