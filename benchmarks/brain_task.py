@@ -1,9 +1,15 @@
 """A small segmentation task: synthesised brains with 8 classes, as a folder that `medseg train` reads.
 
-    python benchmarks/brain_task.py FOLDER [--maps MAPS] [--spacing 6]
+    python benchmarks/brain_task.py FOLDER [--maps MAPS] [--spacing 6] [--cases 16]
 
 Each of SynthSeg's 20 label maps (Apache-2.0) gives one image of T1-like contrast, a little blurred, biased
-and noisy: 01-16 into `FOLDER/train`, 17-20 into `FOLDER/test`, both with `images/` and `labels/`.
+and noisy: 01-16 into `FOLDER/train`, 17-20 into `FOLDER/test`, both with `images/` and `labels/`. Of more
+than 16 cases, the rest are other images of the first maps, bent and painted anew. Then
+
+    medseg train FOLDER/train -o FOLDER/model
+    python benchmarks/brain_task.py FOLDER --judge FOLDER/model
+
+says how well a model that was trained without any flag does on the four others.
 """
 
 from __future__ import annotations
@@ -65,16 +71,18 @@ def pair(
     return volume, medseg.LabelVolume(classes, geometry, NAMES)
 
 
-def write_task(folder: Path, maps: Path, spacing_mm: float) -> None:
+def write_task(folder: Path, maps: Path, spacing_mm: float, cases: int = len(TRAINING)) -> None:
     """Write the folders `train` and `test`; what is there already stays."""
-    for part, numbers in (("train", TRAINING), ("test", HELD_OUT)):
+    for part, numbers, count in (("train", TRAINING, cases), ("test", HELD_OUT, len(HELD_OUT))):
         if (folder / part).is_dir():
             continue
         heads = read_heads(maps, numbers, ())
-        for number, head in zip(numbers, heads.training, strict=True):
+        for case in range(count):
+            number, repeat = numbers[0] + case, case // len(numbers)
             for name in ("images", "labels"):
                 (folder / part / name).mkdir(parents=True, exist_ok=True)
-            image, truth = pair(head, heads.labels, spacing_mm, seed=number)
+            head = heads.training[case % len(numbers)]
+            image, truth = pair(head, heads.labels, spacing_mm, seed=number + 100 * repeat)
             medseg.write_volume(image, folder / part / "images" / f"brain_{number:02d}.nii.gz")
             medseg.write_labels(truth, folder / part / "labels" / f"brain_{number:02d}.nii.gz")
 
@@ -93,13 +101,22 @@ def mean_dice(found: medseg.LabelVolume, truth: medseg.LabelVolume) -> float:
 
 
 def main() -> None:
-    """Write the task."""
+    """Write the task, or judge a model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--maps", type=Path, default=MAPS)
     parser.add_argument("--spacing", type=float, default=6.0)
+    parser.add_argument("--cases", type=int, default=len(TRAINING), help="to learn from")
+    parser.add_argument("--judge", metavar="MODEL", help="print its Dice on the held-out cases instead")
     asked = parser.parse_args()
-    write_task(asked.folder, asked.maps, asked.spacing)
+    if asked.judge is None:
+        write_task(asked.folder, asked.maps, asked.spacing, asked.cases)
+        return
+    model = medseg.load_model(asked.judge)
+    scores = [
+        mean_dice(medseg.segment(image, model).labels, truth) for image, truth in read_test(asked.folder)
+    ]
+    print("held-out Dice " + ", ".join(f"{score:.3f}" for score in scores) + f"; mean {np.mean(scores):.3f}")
 
 
 if __name__ == "__main__":

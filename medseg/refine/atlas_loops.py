@@ -16,6 +16,9 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
+STRANGE = 1e-3
+"""Density of intensities that no tissue has, of an image from 0 to 1: there the place alone decides."""
+
 
 @compiled
 def _cell(position: float, length: int) -> tuple[int, float]:
@@ -104,7 +107,7 @@ def _density(x: float, mean: float, variance: float) -> float:
 
 @compiled
 def climb(
-    voxels: tuple[Floats, Floats, Array],
+    voxels: tuple[Floats, Floats, Array, Floats],
     tables: tuple[Array, Array, Array],
     fields: tuple[Floats, Floats],
     gaussians: tuple[Doubles, Doubles],
@@ -114,7 +117,8 @@ def climb(
     """Which way the evidence of voxels rises, and what the tissues' Gaussians are made of.
 
     Args:
-        voxels: points `(n, 3)`, intensities `(n,)`, and the label `(n,)` that something else gave each.
+        voxels: points `(n, 3)`, intensities `(n,)`, the label `(n,)` that something else gave each, and for
+            how many each counts in the slopes `(n,)`.
         tables: atlas `(i, j, k, classes)` uint8 in 255 parts, label of each class, tissue of each class.
         fields: displacement `(i, j, k, 3)` in voxels of the atlas, and the logarithm of the bias field
             `(i, j, k, 1)`, on knots that span the atlas.
@@ -124,7 +128,7 @@ def climb(
         found: slopes of the sum of the logarithms of the evidence by both fields, and `(3, tissues)` weight,
             weight x intensity, weight x intensity squared; added to.
     """
-    points, values, hints = voxels
+    points, values, hints, counts = voxels
     slopes, sums = found[:2], found[2]
     table, label_of, tissue_of = tables
     field, bias = fields
@@ -165,8 +169,10 @@ def climb(
                 sums[0, t] += weight
                 sums[1, t] += weight * x
                 sums[2, t] += weight * x * x
-        by[0], by[1], by[2] = dx / (255 * evidence), dy / (255 * evidence), dz / (255 * evidence)
-        shade[0] = darker / evidence
+        by[0], by[1], by[2] = dx / 255, dy / 255, dz / 255
+        shade[0] = darker
+        by *= counts[n] / evidence
+        shade *= counts[n] / evidence
         _on_knots(points[n], table.shape, field.shape, at)
         _add(slopes[0], at, low, part, place, by)
         _on_knots(points[n], table.shape, bias.shape, at)
@@ -275,7 +281,7 @@ def decide(
                 for c in range(classes):
                     if prior[c] > 0:
                         t = tissue_of[c]
-                        score[label_of[c]] += prior[c] * _density(x, mean[t], variance[t])
+                        score[label_of[c]] += prior[c] * (_density(x, mean[t], variance[t]) + STRANGE)
                 _votes(before, (i, j, k), pull, score)
                 labels[i, j, k] = np.argmax(score)
 

@@ -63,12 +63,13 @@ def refine_by_atlas(
     size = abs(np.linalg.det(matrix[:3, :3]))
     if miss > FARTHEST_MISS_MM or not SIZES[0] < size < SIZES[1]:
         return labels, (_unused("structures do not lie as in a head that it knows"),)
-    affine = np.linalg.inv(atlas.affine) @ matrix @ labels.geometry.affine
-    scaled = _scaled(image.array)
-    fit = fit_atlas(scaled, labels.array, affine, atlas, settings, threads=threads, watchers=watchers)
-    spacing = labels.geometry.spacing_mm
-    found = decide(scaled, fit, atlas, spacing, settings, threads=threads, watchers=watchers)
-    found = found.astype(labels.array.dtype, copy=False)
+    start = labels.reorient("RAS")  # so that the order of sums is the same for every way to store a scan
+    scaled, spacing = _scaled(image.reorient("RAS").array), start.geometry.spacing_mm
+    affine = np.linalg.inv(atlas.affine) @ matrix @ start.geometry.affine
+    fit = fit_atlas(scaled, start.array, affine, atlas, settings, threads=threads, watchers=watchers)
+    drawn = decide(scaled, fit, atlas, spacing, settings, threads=threads, watchers=watchers)
+    turned = replace(start, array=drawn.astype(labels.array.dtype, copy=False))
+    found = np.ascontiguousarray(turned.reorient(labels.geometry.axis_codes).array)
     before, after = np.count_nonzero(labels.array), np.count_nonzero(found)
     both = np.count_nonzero((labels.array != 0) & (found != 0))
     if 2 * both < LEAST_AGREEMENT * (before + after):
