@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +77,7 @@ def rows(arguments: argparse.Namespace, column: str, *, atlas: bool) -> Iterator
     """Dice of every image of a column."""
     heads = read_heads(arguments.maps, training=(), validation=range(17, 21))
     model = medseg.load_model(arguments.model)
-    settings = replace(medseg.InferenceSettings(), skip_atlas=not atlas)
+    settings = medseg.InferenceSettings(skip_atlas=not atlas)
     for number, head in enumerate(heads.validation):
         for repeat in range(arguments.images):
             volume, truth = head_of(head, heads.labels, (SEED, number, repeat), column)

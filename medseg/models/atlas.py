@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import ModelError
+from medseg.files import whole_file
 
 PARTS = 255
 """Probabilities are kept as whole parts of this."""
@@ -44,7 +45,11 @@ class Atlas:
 
 
 def write_atlas(atlas: Atlas, file: Path) -> None:
-    """Write an atlas as `.npz`, whole or not at all."""
+    """Write an atlas as `.npz`, whole or not at all.
+
+    Raises:
+        WriteError: as `medseg.files.whole_file`.
+    """
     arrays: dict[str, npt.NDArray[Any]] = {
         "table": atlas.table,
         "labels": atlas.labels,
@@ -53,9 +58,8 @@ def write_atlas(atlas: Atlas, file: Path) -> None:
         "centre_labels": np.array(list(atlas.centres)),
         "centres": np.stack(list(atlas.centres.values())),
     }
-    partial = file.with_name(f".{file.name}.partial.npz")
-    np.savez_compressed(partial, allow_pickle=False, **arrays)
-    partial.replace(file)
+    with whole_file(file) as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def read_atlas(file: Path) -> Atlas:

@@ -83,10 +83,9 @@ def _unused(why: str) -> str:
 
 def _scaled(image: npt.NDArray[np.number]) -> npt.NDArray[np.float32]:
     """Intensities 0 to 1; what is no number counts as the lowest."""
-    flat = image.reshape(-1)
-    sample = flat[:: max(1, flat.size // MOST_SAMPLED)].astype(np.float64)
+    sample = image.flat[:: max(1, image.size // MOST_SAMPLED)].astype(np.float64)
     low, high = np.percentile(sample[np.isfinite(sample)], PERCENTILES)
-    scaled = image.astype(np.float32)  # a copy, and the only one
+    scaled = image.astype(np.float32, order="C")  # a copy, and the only one; one order is compiled for
     scaled -= np.float32(low)
     scaled /= np.float32(max(high - low, 1e-12))
     np.nan_to_num(scaled, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
